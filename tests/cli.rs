@@ -225,6 +225,22 @@ fn explain_prints_the_same_as_json() {
 }
 
 #[test]
+fn explain_shows_which_values_come_from_a_preset() {
+    let text = "version: 1\nproviders:\n  a:\n    preset: anthropic\n    key: \"${env:CLI_TEST_KEY}\"\n    \
+                headers: { default: { x-team: blue } }\nroutes:\n  - { name: all, providers: [a] }\n";
+    let folder = policy(text);
+    let path = folder.path().to_str().unwrap();
+    let finished = outrigger(&["explain", "POST", "/v1/messages", "--policies", path]);
+    assert_eq!((finished.code, finished.err.as_str()), (0, ""));
+    line(&finished.out, &["url", "https://api.anthropic.com", "(preset anthropic)"]);
+    line(&finished.out, &["generates", "chat, messages", "(preset anthropic)"]);
+    line(&finished.out, &["auth", "x-api-key from env:CLI_TEST_KEY", "p.yaml:5"]);
+    line(&finished.out, &["headers.default.x-team", "p.yaml:6"]);
+    line(&finished.out, &["headers.default.anthropic-version", "(preset anthropic)"]);
+    line(&finished.out, &["preset", "anthropic", "p.yaml:4"]);
+}
+
+#[test]
 fn explain_states_that_a_route_takes_no_jobs_or_has_no_queue() {
     let text = "version: 1\nproviders: { a: { url: http://a.test } }\nqueues: { own: { max_wait: 5s } }\nroutes:\n  \
                 - { name: jobs, match: { path: /jobs }, providers: [a], queue: own }\n  \

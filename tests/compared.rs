@@ -88,7 +88,7 @@ fn the_measured_policy_enables_every_feature() {
     let mut is_mapped = false;
     for provider in route.providers.iter().map(|weighted| &policy.providers[weighted.provider]) {
         let breaker = provider.breaker.as_ref().expect("a breaker");
-        assert_eq!(breaker.scope, Scope::Model, "{}", provider.name);
+        assert_eq!(breaker.scope, Some(Scope::Model), "{}", provider.name);
         assert!(breaker.failure_threshold > 0 && breaker.failure_rate.is_some());
         assert!(provider.capacity.concurrency < u32::MAX, "{}", provider.name);
         is_mapped |= provider.models.iter().any(|(name, _)| model == name.as_str());

@@ -18,10 +18,10 @@ use outrigger::policy::section::describe::{Reference, ValueShape};
 use outrigger::policy::sections::model::{
     Accept, Action, Affinity, Auth, Buffer, Callback, Capacity, CapacityUsed, Commit, ErrorRate,
     Keeps, KeyPart, Latency, Manual, Mark, Of, OnCut, Price, Quantile, Queue, QueueWaiting,
-    RespondKind, Sign, StoreAll, Usage,
+    RespondKind, Scope, Sign, StoreAll, Usage,
 };
 use outrigger::policy::yaml::diagnostic::{self, Diagnostic, Severity};
-use outrigger::policy::{Loaded, SourceFile, Sources, diff, json_schema, load, sections};
+use outrigger::policy::{Loaded, SourceFile, Sources, diff, json_schema, load, presets, sections};
 use outrigger::resilience::breaker::EnforcementMode;
 use outrigger::resilience::condition::Condition;
 use outrigger::resilience::outcome::AttemptClass;
@@ -38,7 +38,7 @@ const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMIIC\n-----END PRIVATE KEY-----\
 const SMALLEST: &str = r#"
 version: 1
 providers:
-  openai: { url: https://api.openai.com, auth: { bearer: "${env:KEY}" } }
+  openai: { url: https://openai.example.com, auth: { bearer: "${env:KEY}" } }
 routes:
   - { name: all, providers: [openai] }
 "#;
@@ -209,7 +209,7 @@ fn the_smallest_policy_has_one_provider_and_one_route() {
     let loaded = valid(SMALLEST);
     assert_eq!(loaded.warnings, []);
     let (provider, route) = (&loaded.policy.providers[0], &loaded.policy.routes[0]);
-    assert_eq!(provider.addresses[0].name, "api.openai.com:443");
+    assert_eq!(provider.addresses[0].name, "openai.example.com:443");
     let Auth::Credentials(credentials) = &provider.addresses[0].auth else { panic!() };
     assert_eq!(credentials[0].reference, "env:KEY");
     assert_eq!(credentials[0].value, HeaderValue::from_str(&format!("Bearer {SECRET}")).unwrap());
@@ -219,6 +219,21 @@ fn the_smallest_policy_has_one_provider_and_one_route() {
     assert_eq!(breaker.policy(provider.probe_lease()).probe_lease.as_millis(), 68_888);
     assert_eq!((route.queue, route.durable), (Some(0), true));
     assert!(route.matcher.matches(&Method::GET, "any", "/any/path", &HeaderMap::new()));
+}
+
+#[test]
+fn each_preset_loads_without_a_warning() {
+    for preset in presets::ALL {
+        let (name, url) = (preset.name, preset.url().to_lowercase());
+        let loaded = valid(&format!(
+            "version: 1\nproviders: {{ a: {{ preset: {name}, url: \"{url}\", key: \"${{env:KEY}}\" }} }}\n\
+             routes: [{{ name: all, providers: [a] }}]"
+        ));
+        assert_eq!(loaded.warnings, [], "{name}");
+        let provider = &loaded.policy.providers[0];
+        assert!(!provider.generates.is_empty(), "{name}");
+        assert_eq!(provider.breaker.as_ref().unwrap().scope, Some(Scope::Model), "{name}");
+    }
 }
 
 /// The keys of a section with their defaults, as YAML.

@@ -9,6 +9,8 @@ mod cli;
 mod metrics;
 #[path = "reference/policy.rs"]
 mod policy;
+#[path = "reference/presets.rs"]
+mod presets;
 
 use std::path::Path;
 use std::{env, fs};
@@ -49,6 +51,11 @@ fn the_reference_of_problem_types_is_current() {
 #[test]
 fn the_reference_of_the_policy_is_current() {
     check("policy.md", &policy::reference());
+}
+
+#[test]
+fn the_reference_of_presets_is_current() {
+    check("presets.md", &presets::reference());
 }
 
 #[test]

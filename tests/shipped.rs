@@ -173,10 +173,10 @@ fn the_llm_policy_has_fallbacks_for_a_failed_provider_and_a_failed_model() {
     assert_ne!(policy.server.access_log.to, LogTarget::None);
     for provider in &policy.providers {
         let breaker = provider.breaker.as_ref().expect("a breaker");
-        assert_eq!(breaker.scope, Scope::Model, "{}", provider.name);
+        assert_eq!(breaker.scope, Some(Scope::Model), "{}", provider.name);
     }
     let chat = policy.routes.iter().find(|route| route.name == "chat").expect("a route for chats");
-    assert_eq!((chat.idempotent, chat.retry.name.as_str()), (Idempotence::Always, "llm"));
+    assert_eq!((chat.idempotent, chat.retry.name.as_str()), (Idempotence::Auto, "llm"));
     assert!(chat.retry.max_attempts > 1 && chat.retry.retry_on.contains(AttemptClass::Throttled));
     let first = chat.providers.iter().map(|weighted| weighted.provider);
     let providers: Vec<_> = first.chain(chat.fallback.iter().copied()).collect();

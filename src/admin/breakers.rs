@@ -133,7 +133,7 @@ impl AdminState {
     fn check_breaker_key(&self, key: &str) -> Result<(), ApiError> {
         let known = self.live.breakers();
         let by_model = |(provider, endpoint): (&Arc<Provider>, &Arc<Endpoint>)| {
-            let scope = provider.policy.breaker.as_ref().map(|breaker| breaker.scope);
+            let scope = provider.policy.breaker.as_ref().and_then(|breaker| breaker.scope);
             scope == Some(Scope::Model) && is_under(key, &endpoint.key)
         };
         let snapshot = self.current.load();

@@ -248,7 +248,7 @@ fn settings(policy: &Policy, locations: &Locations, first: &str) -> Vec<EntrySet
 
 /// `FILE:LINE` of a path that the policy declares.
 fn place(locations: &Locations, path: &str) -> Option<String> {
-    locations.find(path).map(|place| format!("{}:{}", place.file, place.line))
+    locations.find(path).map(ToString::to_string)
 }
 
 /// An explanation as text.

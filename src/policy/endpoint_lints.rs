@@ -2,25 +2,12 @@
 //! knows them.
 
 use super::lints::Lint;
-use super::section::NamedSection;
+use super::presets::{self, Preset};
+use super::section::{Checker, NamedSection};
+use super::sections::Policy;
 use super::sections::matcher::{PathPattern, Segment};
 use super::sections::provider::ProviderPolicy;
 use super::yaml::diagnostic::Diagnostic;
-
-/// Resources of LLM APIs that exist at the provider that created them, and nowhere else.
-const STATEFUL: [&str; 11] = [
-    "assistants",
-    "batches",
-    "containers",
-    "conversations",
-    "evals",
-    "files",
-    "fine_tuning",
-    "responses",
-    "threads",
-    "uploads",
-    "vector_stores",
-];
 
 /// The path of the URL ends with the start of the route's path, so it would be there twice.
 pub(super) fn doubled_path(lint: Lint<'_>) -> Vec<Diagnostic> {
@@ -79,17 +66,47 @@ fn changes_path(provider: &ProviderPolicy) -> bool {
     provider.rewrite.path.is_some()
 }
 
-/// A file or a thread exists at one provider only; the others return 404.
-pub(super) fn stateful_elsewhere(lint: Lint<'_>) -> Option<Diagnostic> {
-    let Lint { check, route, node, .. } = lint;
-    let PathPattern::Segments { segments, .. } = &route.matcher.path else { return None };
-    let named = segments.iter().find_map(|segment| match segment {
-        Segment::Exact(text) => STATEFUL.iter().find(|name| **name == text.as_str()),
-        Segment::Any => None,
-    })?;
-    if route.own_providers().len() < 2 {
+/// The resources that exist at this provider only. One without a preset may have those of OpenAI.
+fn known_resources(policy: &Policy, provider: usize) -> Vec<String> {
+    let provider = &policy.providers[provider];
+    let compatible = || Preset::named("openai").map(|preset| preset.texts("stateful"));
+    match provider.preset.is_none() && provider.stateful.is_empty() {
+        true => compatible().unwrap_or_default(),
+        false => provider.stateful.clone(),
+    }
+}
+
+/// A provider without a preset whose URL belongs to one.
+pub(super) fn unnamed_preset(check: &Checker<'_>, provider: &ProviderPolicy) -> Option<Diagnostic> {
+    let node = check.declared(&[ProviderPolicy::KEY, &provider.name])?;
+    if check.tree.child(node, "preset").is_some() {
         return None;
     }
+    let mut known = provider.addresses.iter().filter_map(|address| {
+        let preset = presets::ALL.iter().find(|preset| preset.has_host(&address.url.host))?;
+        Some((address, preset.name))
+    });
+    let (address, preset) = known.next()?;
+    let message = format!("there is a preset for `{}`", address.url.host);
+    let at = check.tree.child(node, "url").or(check.tree.child(node, "endpoints"));
+    Some(check.tree.on_value(at.unwrap_or(node), message).help(format!(
+        "write `preset: {preset}` with `key` in place of `auth`: then its errors are known, and a request that only generates may be repeated; or `preset: none`"
+    )))
+}
+
+/// A file or a thread exists at one provider only; the others return 404.
+pub(super) fn stateful_elsewhere(lint: Lint<'_>) -> Option<Diagnostic> {
+    let Lint { check, policy, route, node, .. } = lint;
+    let own = route.own_providers();
+    let PathPattern::Segments { segments, .. } = &route.matcher.path else { return None };
+    if own.len() < 2 {
+        return None;
+    }
+    let stateful: Vec<_> = own.iter().flat_map(|index| known_resources(policy, *index)).collect();
+    let named = segments.iter().find_map(|segment| match segment {
+        Segment::Exact(text) => stateful.iter().find(|name| *name == text),
+        Segment::Any => None,
+    })?;
     let message = format!(
         "route `{}` sends `{named}` to several providers, but each exists only at the provider that created it",
         route.name

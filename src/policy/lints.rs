@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use http::Method;
 
-use super::endpoint_lints::{doubled_path, stateful_elsewhere};
+use super::endpoint_lints::{doubled_path, stateful_elsewhere, unnamed_preset};
 use super::section::{Checker, NamedSection};
 use super::sections::Policy;
 use super::sections::action::{Action, ActionKind};
@@ -90,6 +90,7 @@ pub(super) fn warnings(check: &Checker<'_>, policy: &Policy, nodes: &[NodeId]) -
         found.extend(doubled_path(lint));
         found.extend(stateful_elsewhere(lint));
     }
+    found.extend(policy.providers.iter().filter_map(|one| unnamed_preset(check, one)));
     found.extend(idle_modes(check, policy));
     found.into_iter().map(Diagnostic::warning).collect()
 }
@@ -105,12 +106,17 @@ fn never_matches(earlier: &[Lint<'_>], one: Lint<'_>) -> Option<Diagnostic> {
     Some(check.tree.on_value(at, message).with(check.tree, first.node, "this one"))
 }
 
-fn unusable_fallback(Lint { check, route, node, .. }: Lint<'_>) -> Option<Diagnostic> {
+fn unusable_fallback(Lint { check, policy, route, node }: Lint<'_>) -> Option<Diagnostic> {
     let posts = [Method::POST, Method::PATCH];
     let methods = &route.matcher.methods;
     let takes = methods.is_empty() || posts.iter().any(|method| methods.contains(method));
     let moves = route.fallback_on.contains(AttemptClass::Failure);
-    if route.fallback.is_empty() || route.idempotent == Idempotence::Always || !takes || !moves {
+    let repeats = match route.idempotent {
+        Idempotence::Always => true,
+        Idempotence::Auto => generate_alike(policy, route),
+        Idempotence::Never => false,
+    };
+    if route.fallback.is_empty() || repeats || !takes || !moves {
         return None;
     }
     let at = check.tree.child(node, "fallback")?;
@@ -119,8 +125,15 @@ fn unusable_fallback(Lint { check, route, node, .. }: Lint<'_>) -> Option<Diagno
         route.name
     );
     Some(check.tree.on_key(at, message).help(
-        "add `idempotent: always` if a POST may be sent twice, or leave `failure` out of `fallback_on`",
+        "give each provider its `preset` if the requests only generate, add `idempotent: always` if a POST may be sent twice, or leave `failure` out of `fallback_on`",
     ))
+}
+
+/// A request that only generates may move from one of the route's `providers` to a fallback.
+fn generate_alike(policy: &Policy, route: &RoutePolicy) -> bool {
+    let of = |index: usize| &policy.providers[index].generates;
+    let mut first = route.providers.iter().flat_map(|weighted| of(weighted.provider));
+    first.any(|one| route.fallback.iter().any(|index| of(*index).contains(one)))
 }
 
 fn larger_than_all_buffers(Lint { check, policy, route, node }: Lint<'_>) -> Vec<Diagnostic> {

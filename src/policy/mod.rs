@@ -1,10 +1,11 @@
 //! The policy language: text in, a valid [`Policy`] or every [`Diagnostic`] out.
 //!
 //! Nothing is read from the outside here: files are passed in, and secrets and certificates come
-//! through [`Sources`]. Two steps, each of which reports every problem that it finds:
+//! through [`Sources`]. Three steps, each of which reports every problem that it finds:
 //!
 //! 1. `yaml/parse.rs`: the text of each file becomes a tree whose values know their locations.
-//! 2. `validate.rs`: the tree becomes a [`Policy`], whose types cannot hold a wrong value. Each key
+//! 2. `presets/`: a preset's keys are laid under those of each provider that names it.
+//! 3. `validate.rs`: the tree becomes a [`Policy`], whose types cannot hold a wrong value. Each key
 //!    is declared once, in `sections/`, with its form, default, bounds and meaning.
 //!
 //! A problem in one step does not hide those of the next, except where they would follow from it.
@@ -20,6 +21,7 @@ mod endpoint_lints;
 pub mod fingerprint;
 pub mod json_schema;
 mod lints;
+pub mod presets;
 pub mod section;
 pub mod sections;
 pub mod text;
@@ -84,6 +86,7 @@ pub fn load(files: &[SourceFile], sources: &dyn Sources) -> Result<Loaded, Vec<D
             _ => incomplete = true,
         }
     }
+    presets::apply(&mut tree, &roots, &mut problems);
     let failed = !problems.is_empty();
     let outcome = validate::validate(&tree, roots.clone(), sources, incomplete, failed);
     problems.extend(outcome.problems);

@@ -12,7 +12,7 @@ use super::lints;
 use super::section::{Checker, Form, NamedSection, defaults};
 use super::sections::Policy;
 use super::sections::action::Action;
-use super::sections::breaker::Breaker;
+use super::sections::breaker::{Breaker, Scope};
 use super::sections::cache::Cache;
 use super::sections::degradation::{Degradation, MOST_MODES};
 use super::sections::provider::ProviderPolicy;
@@ -94,6 +94,10 @@ fn resolve_providers(
 ) {
     for Declared { value, .. } in providers {
         value.breaker = value.breaker_index.map(|index| breakers[index].value.clone());
+        if let Some(breaker) = &mut value.breaker {
+            let usual = if value.preset.is_some() { Scope::Model } else { Scope::Endpoint };
+            breaker.scope.get_or_insert(usual);
+        }
         value.retry = value.retry_index.map(|index| retry_at(retries, index));
     }
 }

@@ -11,7 +11,8 @@
 //!
 //! A POST that failed may have been processed. With an `Idempotency-Key` the same provider may
 //! receive it again; another provider does not know the key and would process the request a
-//! second time.
+//! second time. A request that only generates a response, such as a chat, costs tokens the second
+//! time and does no other harm.
 
 use crate::resilience::words::words;
 
@@ -58,18 +59,22 @@ pub enum RetryScope {
     Nowhere,
     /// Any endpoint of the provider that already received it.
     SameProvider,
+    /// Any provider that is known to only generate the response.
+    Generating,
     Anywhere,
 }
 
 /// Where a request may be sent again after an attempt that ended in `class`.
 ///
 /// `idempotent_method`: GET, HEAD, OPTIONS, TRACE, PUT or DELETE; `has_key`: the request
-/// carries an `Idempotency-Key`.
+/// carries an `Idempotency-Key`; `only_generates`: the provider of the attempt is known to
+/// generate a response to it and to do nothing else.
 pub fn retry_scope(
     idempotence: Idempotence,
     idempotent_method: bool,
     has_key: bool,
     class: AttemptClass,
+    only_generates: impl FnOnce() -> bool,
 ) -> RetryScope {
     match (class, idempotence) {
         (AttemptClass::Success | AttemptClass::Ignored, _) => RetryScope::Nowhere,
@@ -80,6 +85,7 @@ pub fn retry_scope(
         }
         (AttemptClass::Failure, Idempotence::Always) => RetryScope::Anywhere,
         (AttemptClass::Failure, Idempotence::Auto) if idempotent_method => RetryScope::Anywhere,
+        (AttemptClass::Failure, Idempotence::Auto) if only_generates() => RetryScope::Generating,
         (AttemptClass::Failure, Idempotence::Auto) if has_key => RetryScope::SameProvider,
         (AttemptClass::Failure, Idempotence::Auto) => RetryScope::Nowhere,
     }
@@ -222,16 +228,26 @@ mod tests {
         ];
         for (idempotence, class, expected) in rows {
             let requests = [(true, false), (false, false), (false, true)];
-            let found =
-                requests.map(|(method, key)| retry_scope(*idempotence, method, key, *class));
+            let found = requests
+                .map(|(method, key)| retry_scope(*idempotence, method, key, *class, || false));
             assert_eq!(found, *expected, "{idempotence:?} {class:?}");
         }
     }
 
     #[test]
     fn an_idempotent_method_needs_no_key_and_is_not_narrowed_by_one() {
-        let found = retry_scope(Idempotence::Auto, true, true, AttemptClass::Failure);
+        let found = retry_scope(Idempotence::Auto, true, true, AttemptClass::Failure, || true);
         assert_eq!(found, RetryScope::Anywhere);
+    }
+
+    #[test]
+    fn a_post_that_only_generates_is_repeated_where_that_is_known() {
+        use {Idempotence::*, RetryScope::*};
+        let scope = |idempotence, class| retry_scope(idempotence, false, true, class, || true);
+        assert_eq!(scope(Auto, AttemptClass::Failure), Generating);
+        assert_eq!(scope(Never, AttemptClass::Failure), Nowhere);
+        assert_eq!(scope(Always, AttemptClass::Failure), Anywhere);
+        assert_eq!(scope(Auto, AttemptClass::Throttled), Anywhere);
     }
 
     #[test]
@@ -266,14 +282,19 @@ mod tests {
 
         #[test]
         fn a_more_permissive_policy_never_narrows_the_scope(
-            class in any_class(), method: bool, key: bool
+            class in any_class(), method: bool, key: bool, generates: bool
         ) {
             use Idempotence::*;
+            let scope = |idempotence, method, key, generates: bool| {
+                retry_scope(idempotence, method, key, class, || generates)
+            };
             let [never, auto, always] =
-                [Never, Auto, Always].map(|idempotence| retry_scope(idempotence, method, key, class));
+                [Never, Auto, Always].map(|idempotence| scope(idempotence, method, key, generates));
             prop_assert!(never <= auto && auto <= always);
-            prop_assert!(retry_scope(Auto, method, false, class) <= auto);
-            prop_assert!(retry_scope(Auto, false, key, class) <= auto);
+            prop_assert!(scope(Auto, method, false, generates) <= auto);
+            prop_assert!(scope(Auto, false, key, generates) <= auto);
+            prop_assert!(scope(Auto, method, key, false) <= auto);
+            prop_assert_eq!(scope(Never, method, key, true), scope(Never, method, key, false));
         }
     }
 }

@@ -213,7 +213,7 @@ fn with_identity_encoding(mut provider: model::ProviderPolicy) -> model::Provide
 fn reads_body(route: &model::RoutePolicy, providers: &[model::ProviderPolicy]) -> bool {
     let own = route.providers.iter().map(|w| w.provider).chain(route.fallback.iter().copied());
     own.chain(route.used.iter().copied()).map(|index| &providers[index]).any(|provider| {
-        let by_model = matches!(&provider.breaker, Some(b) if b.scope == Scope::Model);
+        let by_model = matches!(&provider.breaker, Some(b) if b.scope == Some(Scope::Model));
         by_model
             || !provider.models.is_empty()
             || provider.rewrite.changes_body()

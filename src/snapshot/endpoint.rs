@@ -82,7 +82,7 @@ impl Endpoint {
         let known = registry.breakers_under(&key).into_iter();
         let models = known.map(|cell| cell.key().model.clone()).filter(|model| !model.is_empty());
         let models: ModelCircuits = models
-            .filter(|_| breaker.as_ref().is_some_and(|breaker| breaker.scope == Scope::Model))
+            .filter(|_| breaker.as_ref().is_some_and(|breaker| breaker.scope == Some(Scope::Model)))
             .take(MAX_MODELS)
             .map(|model| {
                 let circuit = Circuit::new(provider, &policy, breaker.as_ref(), &model, registry);
@@ -108,7 +108,7 @@ impl Endpoint {
 
     /// The breaker and holds for requests for this model.
     pub fn circuit(&self, provider: &model::ProviderPolicy, model: Option<&str>) -> Arc<Circuit> {
-        let by_model = matches!(&self.breaker, Some(b) if b.scope == Scope::Model);
+        let by_model = matches!(&self.breaker, Some(b) if b.scope == Some(Scope::Model));
         let Some(model) = model.filter(|m| by_model && !m.is_empty()) else {
             return Arc::clone(&self.default_circuit);
         };

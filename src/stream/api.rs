@@ -7,6 +7,7 @@
 use serde_json::{Value, json};
 
 use super::framing::StreamFormat;
+use crate::policy::presets::generation::GenerationKind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Api {
@@ -24,41 +25,26 @@ pub enum Api {
     Ollama,
 }
 
-/// Ends of paths that belong to one API.
-const PATHS: [(&str, Api); 10] = [
-    ("/completions", Api::Chat),
-    ("/responses", Api::Responses),
-    ("/messages", Api::Messages),
-    (":rawPredict", Api::Messages),
-    (":streamRawPredict", Api::Messages),
-    (":generateContent", Api::Google),
-    (":streamGenerateContent", Api::Google),
-    ("/v2/chat", Api::Cohere),
-    ("/api/chat", Api::Ollama),
-    ("/api/generate", Api::Ollama),
-];
-/// Ends of paths of other requests that only generate, and whose responses are JSON.
-const OTHER_PATHS: [&str; 8] = [
-    "/embeddings",
-    "/embed",
-    "/rerank",
-    "/moderations",
-    ":embedContent",
-    ":batchEmbedContents",
-    ":countTokens",
-    "/count_tokens",
-];
-
 impl Api {
     /// The API whose requests have this path.
     pub fn of_path(path: &str) -> Option<Api> {
-        PATHS.iter().find(|(end, _)| path.ends_with(end)).map(|(_, api)| *api)
+        match GenerationKind::of_path(path)? {
+            GenerationKind::Chat => Some(Api::Chat),
+            GenerationKind::Responses => Some(Api::Responses),
+            GenerationKind::Messages => Some(Api::Messages),
+            GenerationKind::GenerateContent => Some(Api::Google),
+            GenerationKind::CohereChat => Some(Api::Cohere),
+            GenerationKind::Ollama => Some(Api::Ollama),
+            _ => None,
+        }
     }
 }
 
 /// Whether the response to a POST to this path is a model's, in JSON or as a stream.
 pub fn is_generating(path: &str) -> bool {
-    Api::of_path(path).is_some() || OTHER_PATHS.iter().any(|end| path.ends_with(end))
+    use GenerationKind::*;
+    GenerationKind::of_path(path)
+        .is_some_and(|found| !matches!(found, Audio | Images | Ocr | Converse))
 }
 
 /// The facts of a stream that its final event depends on.

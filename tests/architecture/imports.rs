@@ -58,7 +58,7 @@ const ORDERS: &[(&str, &[&str])] = &[
     ("jobs", &["mod", "*", "sharing"]),
     ("live", &["*", "breaker", "quota", "queue", "degradation", "fleet operator_override"]),
     ("upstream", &["*", "http1"]),
-    ("policy", &["*", "sections", "section", "yaml", "text"]),
+    ("policy", &["*", "sections", "presets", "section", "yaml", "text"]),
     (
         "resilience",
         &[

@@ -46,6 +46,7 @@ mod metrics;
 mod model_mapping;
 mod overload;
 mod overrides;
+mod presets;
 mod provider_quirks;
 mod queue;
 mod raw_tcp;

@@ -10,8 +10,10 @@ use std::path::Path;
 
 use http::{HeaderName, HeaderValue};
 
+use super::matcher::PathPattern;
 use super::rewrite::{HeaderKey, header_value};
 use super::url::basic;
+use crate::policy::section::display::text_of;
 use crate::policy::section::{Checker, Form, OneOrMany, Required, section, text_form};
 use crate::policy::text::redact::is_quotable;
 use crate::policy::text::suggest::did_you_mean;
@@ -31,6 +33,16 @@ pub struct Credential {
     /// How the policy refers to it (`env:OPENAI_KEY_A`, `file:/run/secrets/b`, `inline`): never its value.
     pub reference: String,
     pub header: HeaderName,
+    /// Marked sensitive.
+    pub value: HeaderValue,
+    /// Where it is sent in another form.
+    pub bearer: Option<Box<BearerForm>>,
+}
+
+/// A credential in the form `Authorization: Bearer`, for some paths.
+#[derive(Clone, Debug)]
+pub struct BearerForm {
+    pub paths: Vec<PathPattern>,
     /// Marked sensitive.
     pub value: HeaderValue,
 }
@@ -58,6 +70,8 @@ section! {
         /// `${env:NAME}` or `${file:PATH}`; with several, requests are distributed over them.
         value: Vec<Resolved> as Required<OneOrMany<Resolved>>, like "\"${env:API_KEY}\"",
             where some("no credential: expected at least one, like `${env:API_KEY}`");
+        /// Paths below the provider's URL where it is sent as `Authorization: Bearer` instead, as for the API of another vendor beside the provider's own.
+        bearer_on: Vec<PathPattern>;
     }
 }
 
@@ -115,7 +129,11 @@ text_form! {
                     let references: Vec<_> = all.iter().map(|one| one.reference.as_str()).collect();
                     let header = all.first().map_or("nothing", |first| first.header.as_str());
                     let values: Vec<_> = all.iter().map(|one| one.value.as_bytes()).collect();
-                    let text = format!("{header} from {}", references.join(", "));
+                    let bearer = all.first().and_then(|first| first.bearer.as_ref());
+                    let bearer = bearer.map_or_else(String::new, |bearer| {
+                        format!("bearer on {}, else ", text_of::<_, Vec<PathPattern>>(&bearer.paths))
+                    });
+                    let text = format!("{bearer}{header} from {}", references.join(", "));
                     out.secret(text, &values.join(&b"\0"[..]));
                 }
             }
@@ -144,7 +162,7 @@ fn credentials(keys: AuthKeys, check: &mut Checker<'_>) -> Vec<Credential> {
             };
             check.error(resolved.node, message);
         }
-        all.push(Credential { reference, header, value });
+        all.push(Credential { reference, header, value, bearer: None });
     };
     for resolved in &keys.bearer {
         add(&authorization, &format!("Bearer {}", resolved.text), resolved, check);
@@ -154,12 +172,41 @@ fn credentials(keys: AuthKeys, check: &mut Checker<'_>) -> Vec<Credential> {
     {
         add(header, &resolved.text, resolved, check);
     }
+    if let Some(AuthHeader { value, bearer_on, .. }) =
+        keys.header.filter(|h| !h.bearer_on.is_empty())
+    {
+        for (credential, resolved) in all.iter_mut().zip(&value) {
+            let text = format!("Bearer {}", resolved.text);
+            let value = header_value(resolved.node, &text, true, check);
+            credential.bearer =
+                value.map(|value| Box::new(BearerForm { paths: bearer_on.clone(), value }));
+        }
+    }
     if let Some(Basic { username, password }) = keys.basic {
         let value = basic(format!("{}:{}", username.text, password.text).as_bytes());
         let reference = password.reference;
-        all.extend(value.map(|value| Credential { reference, header: authorization, value }));
+        all.extend(value.map(|value| Credential {
+            reference,
+            header: authorization,
+            value,
+            bearer: None,
+        }));
     }
     all
+}
+
+impl Credential {
+    /// The header that carries it to a path, which begins with the path of the provider's URL.
+    pub fn header_for(&self, base: &str, path: &str) -> (&HeaderName, &HeaderValue) {
+        let is_bearer = |form: &&BearerForm| {
+            let below = path.strip_prefix(base).unwrap_or(path);
+            form.paths.iter().any(|pattern| pattern.matches(below))
+        };
+        match self.bearer.as_deref().filter(is_bearer) {
+            Some(form) => (&http::header::AUTHORIZATION, &form.value),
+            None => (&self.header, &self.value),
+        }
+    }
 }
 
 impl fmt::Debug for Credential {

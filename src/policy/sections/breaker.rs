@@ -15,7 +15,7 @@ section! {
     #[derive(Clone, Debug, PartialEq)]
     pub struct Breaker, finish longest_open_time_last {
         /// One breaker for each endpoint, or for each model at each endpoint.
-        scope: Scope = Scope::Endpoint;
+        scope: Option<Scope> = None => "`model` for a provider with a preset, else `endpoint`";
         /// Consecutive failures that open it; 0 is off.
         failure_threshold: u32 = 5, in 0..=1_000_000;
         /// The share of failures that opens it.

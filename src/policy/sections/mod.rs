@@ -161,7 +161,7 @@ pub mod model {
     pub use super::degradation::{
         CapacityUsed, Degradation, ErrorRate, Latency, Manual, Of, Quantile, QueueWaiting, Sign,
     };
-    pub use super::matcher::Match;
+    pub use super::matcher::{Match, PathPattern};
     pub use super::provider::{Address, Capacity, ProviderPolicy, Timeouts};
     pub use super::queue::{Accept, Callbacks, Class, ClassOf, Durable, Queue, QueueFlow};
     pub use super::response::{

@@ -6,16 +6,19 @@
 
 use std::time::Duration;
 
-use super::auth::Auth;
+use super::auth::{Auth, Resolved};
 use super::breaker::Breaker;
 use super::response::{ClassifyRule, Price, Usage};
 use super::retry::Retry;
 use super::rewrite::{Headers, Rewrite};
 use super::tls::ClientTls;
 use super::url::{ForwardProxy, Url};
+use crate::policy::presets::generation::GenerationKind;
+use crate::policy::presets::{self, Preset};
 use crate::policy::section::names::valid_name;
 use crate::policy::section::{
-    Checker, Display, Form, KeyText, Map, OrDefault, OrNone, Reference, ValueShape, section, texts,
+    Checker, Display, Form, KeyText, Map, OneOrMany, OrDefault, OrNone, Reference, ValueShape,
+    section, text_form, texts,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{self, DAY, MS, Rate, SECOND, SPANS};
@@ -25,6 +28,8 @@ section! {
     /// An upstream API.
     #[derive(Clone, Debug)]
     pub struct ProviderPolicy {
+        /// A well-known provider, whose keys apply where this policy has none: its URL, the form of its credential and more. `outrigger explain` shows them.
+        preset: Option<&'static Preset> as OrNone<PresetName>;
         /// At least one.
         addresses: Vec<Address> as Endpoints;
         /// Changes to the headers of each request.
@@ -51,6 +56,10 @@ section! {
         breaker_index "breaker": Option<usize> as OrDefault<Breaker>;
         /// A name under `retries`, or `none`; overrides the route's.
         retry_index "retry": Option<Option<usize>> as Option<OrDefault<Retry>> = None => "the route's";
+        /// The POST requests that only generate, by the ends of their paths: under `idempotent: auto` they may be repeated here, and at other providers that have the same word.
+        generates: Vec<GenerationKind>, where once("the generation");
+        /// Segments of paths, such as `files`, whose resources exist only at the provider that created them.
+        stateful: Vec<String>;
         /// How responses are classified; the first rule that matches counts, before the built-in table.
         classify: Vec<ClassifyRule>;
     }
@@ -151,6 +160,20 @@ section! {
         weight: u32 = 1, in 1..=1_000_000;
         /// Its credentials, in place of the provider's.
         auth: Option<Auth>;
+        /// In place of `auth`, with a `preset` of the provider.
+        key: Vec<Resolved> as OneOrMany<Resolved>;
+    }
+}
+
+text_form! {
+    /// The name of a preset.
+    struct PresetName for &'static Preset {
+        read(node, check) {
+            let all: Vec<_> = presets::ALL.iter().collect();
+            check.word(node, &all, |preset| preset.name)
+        }
+        show(value, out) { out.text(value.name) }
+        describe(_) { ValueShape::Words(presets::ALL.iter().map(|preset| preset.name).collect()) }
     }
 }
 
@@ -163,7 +186,7 @@ fn endpoint_name(text: &str) -> Result<String, String> {
     if text.contains(':') { Ok(text.to_owned()) } else { valid_name(text) }
 }
 
-/// The keys `url`, or `endpoints`, and `auth`.
+/// The keys `url`, or `endpoints`, and `auth`, or `key`.
 #[derive(Debug)]
 pub struct Endpoints;
 
@@ -173,6 +196,7 @@ impl Form<Vec<Address>> for Endpoints {
     fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<Address>> {
         let tree = check.tree;
         let auth = tree.child(node, "auth").and_then(|at| Auth::read(at, check));
+        key_in_place(node, node, check);
         let found = match (tree.child(node, "url"), tree.child(node, "endpoints")) {
             (Some(url), None) => {
                 let url = Url::read(url, check);
@@ -187,7 +211,7 @@ impl Form<Vec<Address>> for Endpoints {
                 Vec::new()
             }
             (None, None) => {
-                check.missing(node, "url", "https://api.example.com");
+                missing_url(node, check);
                 Vec::new()
             }
         };
@@ -199,7 +223,7 @@ impl Form<Vec<Address>> for Endpoints {
     }
 
     fn keys(out: &mut Vec<&'static str>) {
-        out.extend(["url", "endpoints", "auth"]);
+        out.extend(["url", "endpoints", "auth", "key"]);
     }
 
     fn show(value: &Vec<Address>, out: &mut Display<'_>) {
@@ -247,7 +271,42 @@ impl Form<Vec<Address>> for Endpoints {
                 default: Some(auth_default.to_owned()),
                 ..KeyText::optional("auth", "The credentials of each request.", Auth::describe(out))
             },
+            KeyText::optional(
+                "key",
+                "In place of `auth`, with a `preset`, which knows the form of the credential; with several, requests are distributed over them.",
+                <OneOrMany<Resolved> as Form<Vec<Resolved>>>::describe(out),
+            ),
         ]
+    }
+}
+
+/// A provider without a URL.
+fn missing_url(node: NodeId, check: &mut Checker<'_>) {
+    let preset = check.tree.child(node, "preset");
+    if preset.is_some_and(|at| check.damaged(at)) {
+        return;
+    }
+    let known = preset.and_then(|at| Preset::named(check.tree.text(at)?));
+    check.missing(node, "url", known.map_or("https://api.example.com", Preset::url));
+}
+
+/// A preset has turned each `key` into an `auth`. The `key` of a provider or endpoint that is still
+/// there has no preset, or an `auth` beside it.
+fn key_in_place(node: NodeId, provider: NodeId, check: &mut Checker<'_>) {
+    let tree = check.tree;
+    let Some(key) = tree.child(node, "key") else { return };
+    let preset = tree.child(provider, "preset");
+    match (tree.child(node, "auth"), preset) {
+        (Some(auth), _) => check.report(key, |tree| {
+            let message = "`key` and `auth` exclude each other: keep one of them";
+            tree.on_key(key, message).with(tree, auth, "the `auth`")
+        }),
+        (None, Some(at)) if check.damaged(at) => {}
+        (None, _) => check.report(key, |tree| {
+            let message = "`key` needs a `preset`, which knows the form of the credential";
+            let help = "add `preset: NAME`, or write `auth: { bearer: \"${env:API_KEY}\" }`";
+            tree.on_key(key, message).help(help)
+        }),
     }
 }
 
@@ -256,7 +315,9 @@ fn endpoints(list: NodeId, auth: Option<&Auth>, check: &mut Checker<'_>) -> Vec<
     let mut found: Vec<(NodeId, Address)> = Vec::new();
     for node in check.list(list).into_iter().flatten() {
         let Some(endpoint) = EndpointKeys::read(node, check) else { continue };
-        let EndpointKeys { name, url, weight, auth: own } = endpoint;
+        let EndpointKeys { name, url, weight, auth: own, .. } = endpoint;
+        let provider = check.tree.parent(list).unwrap_or(list);
+        key_in_place(node, provider, check);
         let address = address(name, url, weight, own.or_else(|| auth.cloned()));
         if let Some((first, _)) = found.iter().find(|(_, other)| other.name == address.name) {
             let (first, name) = (*first, &address.name);

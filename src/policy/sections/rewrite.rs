@@ -16,6 +16,8 @@ section! {
     pub struct Headers {
         /// Headers that are set, in place of those that the request has.
         set: Vec<(HeaderName, SetHeader)> as Map<HeaderName, SetHeader>;
+        /// Headers that are set where the request has none of that name.
+        default: Vec<(HeaderName, SetHeader)> as Map<HeaderName, SetHeader>;
         /// Headers that are removed.
         remove: Vec<HeaderName> as Vec<HeaderKey>;
     }

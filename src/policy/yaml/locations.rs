@@ -7,6 +7,7 @@
 //! it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 
 use crate::policy::yaml::diagnostic::{Diagnostic, Excerpt, Severity, Spot};
@@ -27,11 +28,21 @@ pub struct Locations {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
+    /// The name of the file, or `preset openai`.
     pub file: String,
-    /// From 1.
+    /// From 1; 0 in a preset.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.file),
+            line => write!(f, "{}:{line}", self.file),
+        }
+    }
 }
 
 impl Locations {
@@ -59,7 +70,7 @@ impl Locations {
                 open.extend(tree.children(id).map(|child| (child, tree.path_from(&path, child))));
                 locations.by_path.entry(path).or_insert(Location {
                     file: file.name.clone(),
-                    line,
+                    line: if file.is_preset { 0 } else { line },
                     column,
                 });
             }
@@ -120,7 +131,7 @@ impl Tree {
         child_path(above, name)
     }
 
-    fn key_span(&self, id: NodeId) -> Range<usize> {
+    pub(crate) fn key_span(&self, id: NodeId) -> Range<usize> {
         match &self.node(id).step {
             TreeStep::Key { span, .. } => span.clone(),
             _ => self.node(id).span.clone(),

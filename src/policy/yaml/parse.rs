@@ -34,7 +34,14 @@ impl Tree {
         problems: &mut Vec<Diagnostic>,
     ) -> Result<NodeId, Unparsed> {
         let file = self.files.len();
-        self.files.push(File { name: name.to_owned(), text, broken: false, comments: Vec::new() });
+        let (broken, is_preset) = (false, false);
+        self.files.push(File {
+            name: name.to_owned(),
+            text,
+            broken,
+            is_preset,
+            comments: Vec::new(),
+        });
         let text = self.files[file].text.clone();
         let mut builder = TreeBuilder {
             file,
@@ -250,9 +257,8 @@ impl TreeBuilder<'_> {
             self.fill(copy, alias, depth + 1)?;
             copies.push(copy);
         }
-        match &mut self.tree.nodes[id.0 as usize].kind {
-            Kind::Scalar { .. } => {}
-            Kind::List { items: ids, .. } | Kind::Map { entries: ids, .. } => *ids = copies,
+        if let Some(ids) = self.tree.children_mut(id) {
+            *ids = copies;
         }
         Ok(())
     }
@@ -285,10 +291,10 @@ impl TreeBuilder<'_> {
         let (file, span) = (self.file, span.clone());
         let node = Node { file, parent, step, span, kind };
         let id = self.tree.push(node);
-        match parent.map(|id| &mut self.tree.nodes[id.0 as usize].kind) {
+        match parent.and_then(|parent| self.tree.children_mut(parent)) {
             _ if duplicate.is_some() => {}
-            Some(Kind::List { items: ids, .. } | Kind::Map { entries: ids, .. }) => ids.push(id),
-            _ => self.root = self.root.or(Some(id)),
+            Some(ids) => ids.push(id),
+            None => self.root = self.root.or(Some(id)),
         }
         if let Some(duplicate) = duplicate {
             self.duplicates.push((id, duplicate));

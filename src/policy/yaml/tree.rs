@@ -16,6 +16,8 @@ pub(crate) struct File {
     pub(crate) text: String,
     /// Not parsed to its end: the secrets in the rest are unknown.
     pub(crate) broken: bool,
+    /// A preset, which users do not have as a file.
+    pub(crate) is_preset: bool,
     /// Bytes of each comment.
     pub(crate) comments: Vec<Range<usize>>,
 }
@@ -138,6 +140,14 @@ impl Tree {
                     |child| (self.key(child).unwrap_or_default().to_owned(), self.json(child));
                 Value::Object(self.children(id).map(entry).collect())
             }
+        }
+    }
+
+    /// The values of a list or map, to be changed.
+    pub(crate) fn children_mut(&mut self, id: NodeId) -> Option<&mut Vec<NodeId>> {
+        match &mut self.nodes[id.0 as usize].kind {
+            Kind::Scalar { .. } => None,
+            Kind::List { items: ids, .. } | Kind::Map { entries: ids, .. } => Some(ids),
         }
     }
 

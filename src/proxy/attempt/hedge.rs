@@ -15,8 +15,7 @@ use std::time::Instant;
 
 use super::context::ProxyRequest;
 use super::inspect::AttemptResult;
-use super::retry::scope_of;
-use super::select::{CandidateFilter, Selection, select_endpoint};
+use super::select::{CandidateFilter, Selection, generation, scope_of, select_endpoint};
 use super::send::attempt;
 use super::state::EndpointIndex;
 use crate::clock;
@@ -64,11 +63,17 @@ pub async fn attempt_or_hedge(
         && !request.head.is_upgrade()
         && !selection.permit.is_probe()
         && !request.limits.is_single_attempt()
-        && scope_of(request, AttemptClass::Failure) == RetryScope::Anywhere;
+        && hedge_scope(request, route, &selection) >= RetryScope::Generating;
     match hedges {
         true => Box::pin(hedged(request, route, selection)).await,
         false => attempt(request, route, selection).await,
     }
+}
+
+/// Where the request could be sent again if its first attempt failed.
+fn hedge_scope(request: &ProxyRequest, route: &Route, selection: &Selection) -> RetryScope {
+    let provider = &selection.endpoint.candidate(route).provider.policy;
+    scope_of(request, provider, AttemptClass::Failure)
 }
 
 async fn hedged(
@@ -79,6 +84,8 @@ async fn hedged(
     let mut first = RacedAttempt::of(&selection);
     route.live.hedge_first(first.began);
     let delay = route.live.hedge_delay(first.began);
+    let scope = hedge_scope(request, route, &selection);
+    let generation = if scope == RetryScope::Generating { generation(request) } else { None };
     let location = Rc::new(Cell::new(first.endpoint));
     request.attempts.location = Some(Rc::clone(&location));
     let hedge = delay.and_then(|_| duplicate(request));
@@ -96,6 +103,7 @@ async fn hedged(
     // If connecting took long, the attempt has moved to another endpoint.
     first.endpoint = location.get();
     hedge.attempts.hedge_of = Some(first.endpoint);
+    hedge.attempts.only_generation = generation;
     let selection = match select_hedge(&hedge, route, first.endpoint.tier) {
         Ok(selection) => selection,
         Err(why) => {

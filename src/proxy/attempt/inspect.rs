@@ -23,8 +23,7 @@ use super::prebuffer::{
 };
 use super::report::{AttemptReport, report_attempt, settle};
 use super::response_class::{class_by_head, class_of};
-use super::retry::scope_of;
-use super::select::Selection;
+use super::select::{Selection, scope_of};
 use super::send::chain;
 use crate::clock;
 use crate::live::buffers::Reservation;
@@ -201,16 +200,20 @@ fn prebuffer_limit(
             Some(Commit::FirstContent) | None => limit(ReadUntil::Frame),
         },
         Some(class) => {
-            retry_is_possible(request, class, &received.selection).then_some(prebuffer::DISCARDED)
+            let provider = &received.selection.endpoint.candidate(route).provider.policy;
+            let again = scope_of(request, provider, class) != RetryScope::Nowhere
+                && retry_is_possible(request, &received.selection);
+            again.then_some(prebuffer::DISCARDED)
         }
     }
 }
 
-fn retry_is_possible(request: &ProxyRequest, class: AttemptClass, selection: &Selection) -> bool {
+/// Whether an attempt is left for which the request can still be sent.
+fn retry_is_possible(request: &ProxyRequest, selection: &Selection) -> bool {
     let tier = selection.endpoint.tier;
     let more =
         request.attempts_left(&request.route, tier) > 0 || tier + 1 < request.route.tiers.len();
-    more && scope_of(request, class) != RetryScope::Nowhere && request.body.can_be_sent()
+    more && request.body.can_be_sent()
 }
 
 /// Reports the attempt and decides whether its response goes to the client.

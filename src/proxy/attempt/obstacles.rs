@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::context::ProxyRequest;
-use super::select::provider_id;
+use super::select::why_not_permitted;
 use super::wait::has_turn;
 use crate::proxy::downstream::problem::ProblemKind;
 use crate::snapshot::obstacle::{EndpointObstacle, ObstacleKind};
@@ -104,9 +104,8 @@ fn obstacle(
 }
 
 fn not_allowed(request: &ProxyRequest, candidate: &EndpointCandidate) -> Option<EndpointObstacle> {
-    let other = request.attempts.only_provider.is_some_and(|only| only != provider_id(candidate));
-    let why = "it does not know the Idempotency-Key that another provider received";
-    other.then(|| EndpointObstacle::new(ObstacleKind::NotAllowed, why))
+    let why = why_not_permitted(request, candidate)?;
+    Some(EndpointObstacle::new(ObstacleKind::NotAllowed, why))
 }
 
 /// The reason why this request does not get the capacity of its provider.

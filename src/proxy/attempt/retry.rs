@@ -16,14 +16,15 @@ use super::context::ProxyRequest;
 use super::obstacles::Obstacles;
 use super::report::UsageKey;
 use super::select::{
-    CandidateFilter, Selection, Unavailable, is_eligible, provider_id, select_endpoint,
+    CandidateFilter, OTHER_KEY, Selection, Unavailable, generates, generation, is_eligible,
+    limit_providers, provider_id, scope_of, select_endpoint,
 };
 use super::state::{EndpointIndex, RetryTime};
 use super::wait::{WaitOutcome, count_shed, leave_queue, queue_backlog, wait_in_queue};
 use crate::clock;
 use crate::proxy::access_log::reasons::{RetryDenied, ShedReason};
 use crate::proxy::downstream::problem::{PROXY_STATUS, Problem, ProblemKind};
-use crate::resilience::outcome::{AttemptClass, RetryScope, retry_scope};
+use crate::resilience::outcome::{AttemptClass, RetryScope};
 use crate::snapshot::{EndpointCandidate, Route};
 
 /// Why there is no next attempt.
@@ -60,8 +61,9 @@ pub async fn next_attempt(
     route: &Route,
     after: Option<AttemptClass>,
 ) -> Result<Box<Selection>, AttemptDenied> {
-    if let Some(class) = after {
-        check_retry(request, route, class)?;
+    match after {
+        Some(class) => check_retry(request, route, class)?,
+        None => limit_providers(request, route),
     }
     // The body was received just now; an attempt or a wait takes time.
     let mut now = if after.is_none() { request.body.taken() } else { clock::now() };
@@ -108,17 +110,22 @@ pub fn another_attempt_is_possible(
     route: &Route,
     selection: &Selection,
 ) -> bool {
-    let scope = scope_of(request, AttemptClass::Failure);
+    let here = selection.endpoint;
+    let own = here.candidate(route);
+    let scope = scope_of(request, &own.provider.policy, AttemptClass::Failure);
     if scope == RetryScope::Nowhere || !request.body.can_be_sent() {
         return false;
     }
-    let here = selection.endpoint;
-    let provider = provider_id(here.candidate(route));
     let has_other = |tier: usize| {
         let mut candidates = route.tiers[tier].candidates.iter().enumerate();
         candidates.any(|(index, candidate)| {
             let endpoint = EndpointIndex { tier, index };
-            let allowed = scope == RetryScope::Anywhere || provider_id(candidate) == provider;
+            let allowed = match scope {
+                RetryScope::Nowhere => false,
+                RetryScope::SameProvider => provider_id(candidate) == provider_id(own),
+                RetryScope::Generating => generates(request, &candidate.provider.policy),
+                RetryScope::Anywhere => true,
+            };
             allowed && endpoint != here && is_eligible(request, endpoint, candidate)
         })
     };
@@ -128,29 +135,19 @@ pub fn another_attempt_is_possible(
             && (here.tier + 1..route.tiers.len()).any(has_other))
 }
 
-/// Where a request may be sent again after an attempt of this class.
-pub fn scope_of(request: &ProxyRequest, class: AttemptClass) -> RetryScope {
-    if request.resume.is_some() {
-        // `on_cut: continue` permits it: a continuation is not a retry.
-        return RetryScope::Anywhere;
-    }
-    let head = &request.head;
-    let (method, has_key) = (head.method().is_idempotent(), head.has_idempotency_key());
-    retry_scope(request.limits.idempotence(), method, has_key, class)
-}
-
 fn check_retry(
     request: &mut ProxyRequest,
     route: &Route,
     class: AttemptClass,
 ) -> Result<(), AttemptDenied> {
     let denied = |reason| Err(AttemptDenied::new(reason, kind_after(class)));
-    match scope_of(request, class) {
+    let last = request.attempts.last().unwrap_or_default().candidate(route);
+    match scope_of(request, &last.provider.policy, class) {
         RetryScope::Nowhere => return denied(RetryDenied::MayHaveBeenProcessed),
         RetryScope::SameProvider => {
-            let last = request.attempts.last().map(|last| provider_id(last.candidate(route)));
-            request.attempts.only_provider = request.attempts.only_provider.or(last);
+            request.attempts.only_provider.get_or_insert((provider_id(last), OTHER_KEY));
         }
+        RetryScope::Generating => request.attempts.only_generation = generation(request),
         RetryScope::Anywhere => {}
     }
     if !request.body.can_be_sent() {

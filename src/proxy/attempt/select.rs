@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::Method;
+
 use super::context::ProxyRequest;
 use super::report::UsageKey;
 use super::state::{Circuits, EndpointIndex, RetryTime};
@@ -16,10 +18,21 @@ use crate::clock;
 use crate::live::permit::{AttemptSlot, Permit};
 use crate::live::provider::NoCapacity;
 use crate::live::quota::usage_meter::AttemptKind;
+use crate::policy::presets::generation::GenerationKind;
+use crate::policy::sections::model::ProviderPolicy;
+use crate::proxy::request::headers::is_encoded;
 use crate::proxy::request::rewrite;
 use crate::resilience::breaker::{RejectReason, Rejection};
+use crate::resilience::outcome::{AttemptClass, RetryScope, retry_scope};
 use crate::snapshot::{Circuit, EndpointCandidate, Route};
 
+/// Why no other provider may be used.
+pub(super) const OTHER_KEY: &str =
+    "it does not know the Idempotency-Key that another provider received";
+const OTHER_RESOURCE: &str = "the resource exists at the route's first provider only";
+const NOT_KNOWN: &str =
+    "its `generates` does not have this request, which another provider may have processed";
+const NOT_OFFERED: &str = "its `generates` does not have this request, but another provider's does";
 /// The candidates of a tier that are considered; the policy allows no more.
 const MAX_CANDIDATES: usize = 64;
 
@@ -180,7 +193,7 @@ fn check_candidate(
     now: Instant,
 ) -> Result<(), Unavailable> {
     let Candidate { of, circuit, endpoint } = candidate;
-    if request.attempts.only_provider.is_some_and(|only| only != provider_id(of)) {
+    if why_not_permitted(request, of).is_some() {
         return Err(Unavailable::default());
     }
     if request.attempts.excludes(endpoint) || !can_continue(request, of) {
@@ -213,9 +226,10 @@ pub fn is_eligible(
     let never = |credential| {
         attempts.find(endpoint, credential).is_some_and(|tried| tried.retry == RetryTime::Never)
     };
-    let other = attempts.only_provider.is_some_and(|only| only != provider_id(candidate));
     let spent = (0..candidate.endpoint.credential_count().max(1)).all(never);
-    !(attempts.excludes(endpoint) || other || spent) && can_continue(request, candidate)
+    !(attempts.excludes(endpoint) || spent)
+        && why_not_permitted(request, candidate).is_none()
+        && can_continue(request, candidate)
 }
 
 /// A continuation goes only to a provider whose policy says that the model continues one (`prefill`).
@@ -390,5 +404,77 @@ impl Unavailable {
         self.no_capacity |= other.no_capacity;
         self.held |= other.held;
         self.drained |= other.drained;
+    }
+}
+
+// === providers that a request may be sent to ===
+
+/// Where a request may be sent again after an attempt of this class at a provider.
+pub fn scope_of(
+    request: &ProxyRequest,
+    provider: &ProviderPolicy,
+    class: AttemptClass,
+) -> RetryScope {
+    if request.resume.is_some() {
+        // `on_cut: continue` permits it: a continuation is not a retry.
+        return RetryScope::Anywhere;
+    }
+    let head = &request.head;
+    let (method, has_key) = (head.method().is_idempotent(), head.has_idempotency_key());
+    let only_generates = || generates(request, provider);
+    retry_scope(request.limits.idempotence(), method, has_key, class, only_generates)
+}
+
+/// Whether a provider is known to generate a response to the request and to do nothing else.
+pub(super) fn generates(request: &ProxyRequest, provider: &ProviderPolicy) -> bool {
+    generation(request).is_some_and(|found| provider.generates.contains(&found))
+}
+
+/// The kind of a request that does nothing but generate its response.
+pub fn generation(request: &ProxyRequest) -> Option<GenerationKind> {
+    *request.attempts.generation.get_or_init(|| {
+        let head = &request.head;
+        let body = request.body.original().filter(|_| !is_encoded(head.headers()));
+        let kind = GenerationKind::of_request(head.uri().path(), body.map(|body| &body[..]));
+        kind.filter(|_| *head.method() == Method::POST)
+    })
+}
+
+/// Why a request may not be sent to this provider, whatever the provider's state.
+pub(super) fn why_not_permitted(
+    request: &ProxyRequest,
+    candidate: &EndpointCandidate,
+) -> Option<&'static str> {
+    let (attempts, generates) = (&request.attempts, &candidate.provider.policy.generates);
+    let is_known = !generates.is_empty();
+    match (attempts.only_provider, attempts.only_generation) {
+        (Some((only, why)), _) if only != provider_id(candidate) => Some(why),
+        (_, Some(only)) if !generates.contains(&only) => Some(NOT_KNOWN),
+        _ if is_known && attempts.offered.is_some_and(|kind| !generates.contains(&kind)) => {
+            Some(NOT_OFFERED)
+        }
+        _ => None,
+    }
+}
+
+/// Limits a request to the providers that have its API, and one about a stateful resource to the
+/// first provider of its route, if the resource is one of this provider's.
+pub(super) fn limit_providers(request: &mut ProxyRequest, route: &Route) {
+    let path = request.head.uri().path();
+    let kind = GenerationKind::of_path(path).filter(|_| *request.head.method() == Method::POST);
+    let mut candidates = route.tiers.iter().flat_map(|tier| &tier.candidates);
+    let has = |kind: &GenerationKind| {
+        candidates.any(|candidate| candidate.provider.policy.generates.contains(kind))
+    };
+    let offered = kind.filter(has);
+    let first = &route.tiers[0].candidates[0];
+    let stateful = &first.provider.policy.stateful;
+    let is_stateful = |part: &str| stateful.iter().any(|own| own == part);
+    let owned =
+        !stateful.is_empty() && generation(request).is_none() && path.split('/').any(is_stateful);
+    let attempts = &mut request.attempts;
+    attempts.offered = offered;
+    if owned {
+        attempts.only_provider.get_or_insert((provider_id(first), OTHER_RESOURCE));
     }
 }

@@ -79,9 +79,10 @@ async fn send(
     let fails_over = another_attempt_is_possible(request, route, &selection);
     outgoing.fails_over = fails_over;
     let head = |out: &mut Vec<u8>| {
+        let credential = selection.credential;
         let (provider, endpoint) = (&candidate.provider.policy, &candidate.endpoint);
         headers::write_line(out, request.head.method(), &target);
-        headers::write(out, request.head.headers(), provider, endpoint, selection.credential);
+        headers::write(out, request.head.headers(), provider, endpoint, credential, &target);
     };
     let (reused, peer) = (connection.is_reused(), connection.peer());
     let mut sending = connection.send(outgoing, head);

@@ -1,10 +1,11 @@
 //! The attempts of one request so far: which endpoints were tried, and when each may be retried.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::policy::presets::generation::GenerationKind;
 use crate::snapshot::{Circuit, EndpointCandidate, Route};
 
 /// Breaker and holds of each candidate of a tier.
@@ -24,8 +25,14 @@ pub struct Attempts {
     /// Attempts in this tier.
     pub(super) in_tier: u32,
     pub(super) tried: Vec<TriedEndpoint>,
-    /// Only this provider may be tried again: no other one knows the Idempotency-Key.
-    pub(super) only_provider: Option<usize>,
+    /// Only this provider may be tried, and why no other.
+    pub(super) only_provider: Option<(usize, &'static str)>,
+    /// Only providers that are known to generate this, and to do nothing else, may be tried again.
+    pub(super) only_generation: Option<GenerationKind>,
+    /// A provider of the route is known to generate this: those known for other kinds are not tried.
+    pub(super) offered: Option<GenerationKind>,
+    /// The kind of a request that only generates; found once.
+    pub(super) generation: OnceCell<Option<GenerationKind>>,
     /// When the request stops waiting in this tier.
     pub(super) patience: Option<Instant>,
     /// Endpoints that did not respond in time, whatever the credential.

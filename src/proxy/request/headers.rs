@@ -235,25 +235,27 @@ pub fn write_line(out: &mut Vec<u8>, method: &Method, target: &Uri) {
 }
 
 /// Writes the headers of one attempt, without those that frame its body. `credential` is an index into
-/// the credentials of the address.
+/// the credentials of the address, whose form may depend on the path of `target`.
 pub fn write(
     out: &mut Vec<u8>,
     headers: &HeaderMap,
     provider: &model::ProviderPolicy,
     address: &Endpoint,
     credential: usize,
+    target: &Uri,
 ) {
     let own = match &address.policy.auth {
         Auth::Credentials(all) => all.get(credential),
         Auth::None | Auth::Passthrough => None,
     };
+    let own = own.map(|own| own.header_for(&address.policy.url.path, target.path()));
     let passes = matches!(address.policy.auth, Auth::Passthrough);
     let set = |name: &HeaderName| provider.headers.set.iter().any(|(set, _)| set == name);
     write_header(out, &HOST, &address.host);
     let mut sub_protocols = SubProtocolFilter::default();
     for (name, value) in headers {
         let ends_here = FRAMES.contains(name)
-            || own.is_some_and(|own| own.header == *name)
+            || own.is_some_and(|(own, _)| own == name)
             || provider.headers.remove.contains(name)
             || set(name);
         if ends_here {
@@ -266,12 +268,17 @@ pub fn write(
         }
     }
     for (name, set) in &provider.headers.set {
-        if !FRAMES.contains(name) && own.is_none_or(|own| own.header != *name) {
+        if !FRAMES.contains(name) && own.is_none_or(|(own, _)| own != name) {
             write_header(out, name, &set.value);
         }
     }
-    if let Some(own) = own {
-        write_header(out, &own.header, &own.value);
+    for (name, value) in &provider.headers.default {
+        if !FRAMES.contains(name) && !headers.contains_key(name) && !set(name) {
+            write_header(out, name, &value.value);
+        }
+    }
+    if let Some((name, value)) = own {
+        write_header(out, name, value);
     }
 }
 
