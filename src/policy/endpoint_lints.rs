@@ -90,7 +90,7 @@ pub(super) fn unnamed_preset(check: &Checker<'_>, provider: &ProviderPolicy) -> 
     let message = format!("there is a preset for `{}`", address.url.host);
     let at = check.tree.child(node, "url").or(check.tree.child(node, "endpoints"));
     Some(check.tree.on_value(at.unwrap_or(node), message).help(format!(
-        "write `preset: {preset}` with `key` in place of `auth`: then its errors are known, and a request that only generates may be repeated; or `preset: none`"
+        "write `preset: {preset}` with `key` in place of `auth`: then a request that only generates may be repeated; `preset: none` keeps it as it is"
     )))
 }
 

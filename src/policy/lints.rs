@@ -124,9 +124,13 @@ fn unusable_fallback(Lint { check, policy, route, node }: Lint<'_>) -> Option<Di
         "the fallback of route `{}` can never be used by a POST after a failure",
         route.name
     );
-    Some(check.tree.on_key(at, message).help(
-        "give each provider its `preset` if the requests only generate, add `idempotent: always` if a POST may be sent twice, or leave `failure` out of `fallback_on`",
-    ))
+    let help = match route.idempotent {
+        Idempotence::Never => "leave out `idempotent: never`, or `failure` of `fallback_on`",
+        _ => {
+            "give each provider its `preset` if the requests only generate, add `idempotent: always` if a POST may be sent twice, or leave `failure` out of `fallback_on`"
+        }
+    };
+    Some(check.tree.on_key(at, message).help(help))
 }
 
 /// A request that only generates may move from one of the route's `providers` to a fallback.
