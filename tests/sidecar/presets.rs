@@ -69,6 +69,7 @@ fn each_preset_sends_the_credential_and_the_path_that_its_provider_expects() {
         ("cohere", chat, "/compatibility/v1/chat/completions", bearer),
         ("groq", chat, chat, bearer),
         ("deepseek", chat, chat, bearer),
+        ("deepseek", "/v1/messages", "/anthropic/v1/messages", bearer),
         ("openrouter", chat, chat, bearer),
         ("together", chat, chat, bearer),
         ("ollama", "/api/chat", "/api/chat", bearer),

@@ -427,7 +427,8 @@ pub fn scope_of(
 
 /// Whether a provider is known to generate a response to the request and to do nothing else.
 pub(super) fn generates(request: &ProxyRequest, provider: &ProviderPolicy) -> bool {
-    generation(request).is_some_and(|found| provider.generates.contains(&found))
+    !provider.generates.is_empty()
+        && generation(request).is_some_and(|kind| provider.generates.contains(&kind))
 }
 
 /// The kind of a request that does nothing but generate its response.
@@ -461,20 +462,26 @@ pub(super) fn why_not_permitted(
 /// first provider of its route, if the resource is one of this provider's.
 pub(super) fn limit_providers(request: &mut ProxyRequest, route: &Route) {
     let path = request.head.uri().path();
-    let kind = GenerationKind::of_path(path).filter(|_| *request.head.method() == Method::POST);
-    let mut candidates = route.tiers.iter().flat_map(|tier| &tier.candidates);
-    let has = |kind: &GenerationKind| {
-        candidates.any(|candidate| candidate.provider.policy.generates.contains(kind))
-    };
-    let offered = kind.filter(has);
     let first = &route.tiers[0].candidates[0];
     let stateful = &first.provider.policy.stateful;
     let is_stateful = |part: &str| stateful.iter().any(|own| own == part);
-    let owned =
+    let is_owned =
         !stateful.is_empty() && generation(request).is_none() && path.split('/').any(is_stateful);
+    let offered = offered_kind(request, route);
     let attempts = &mut request.attempts;
     attempts.offered = offered;
-    if owned {
+    if is_owned {
         attempts.only_provider.get_or_insert((provider_id(first), OTHER_RESOURCE));
     }
+}
+
+/// The kind of the request, if a provider of the route is known to generate it.
+fn offered_kind(request: &ProxyRequest, route: &Route) -> Option<GenerationKind> {
+    let candidates = route.tiers.iter().flat_map(|tier| &tier.candidates);
+    let mut known = candidates.map(|candidate| &candidate.provider.policy.generates);
+    known.clone().find(|kinds| !kinds.is_empty())?;
+    let kind = GenerationKind::of_path(request.head.uri().path());
+    kind.filter(|kind| {
+        *request.head.method() == Method::POST && known.any(|kinds| kinds.contains(kind))
+    })
 }
