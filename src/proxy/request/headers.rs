@@ -273,7 +273,8 @@ pub fn write(
         }
     }
     for (name, value) in &provider.headers.default {
-        if !FRAMES.contains(name) && !headers.contains_key(name) && !set(name) {
+        let is_own = own.is_some_and(|(own, _)| own == name);
+        if !(FRAMES.contains(name) || headers.contains_key(name) || set(name) || is_own) {
             write_header(out, name, &value.value);
         }
     }
