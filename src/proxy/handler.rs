@@ -132,7 +132,8 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
     let upgrade = is_upgrade.then(|| hyper::upgrade::on(&mut incoming));
     let (mut parts, body) = incoming.into_parts();
     prepare(&mut parts, client, &route, marks, is_upgrade);
-    let timeout = client_timeout(&route.policy.timeout_headers, &parts.headers);
+    let names = &route.policy.timeout_headers;
+    let timeout = if marks.may_have(names) { client_timeout(names, &parts.headers) } else { None };
     let mut head = RequestHead::new(parts.method, parts.uri, parts.headers);
     head.set_marks(marks);
     head.set_session(session(&route, head.headers()));

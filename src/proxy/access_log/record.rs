@@ -249,7 +249,7 @@ impl AccessRecord {
         end: RequestEnd,
         took: Duration,
     ) {
-        line.string(&keys::ROUTE, self.route.as_ref().map_or("-", |route| &route.policy.name));
+        line.word(&keys::ROUTE, self.route.as_ref().map_or("-", |route| &route.policy.name));
         line.word(&keys::METHOD, self.method.as_str());
         line.string(&keys::PATH, self.uri.path());
         line.number(&keys::STATUS, u64::from(self.status));

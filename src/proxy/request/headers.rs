@@ -44,37 +44,55 @@ const HOP: [HeaderName; 9] = [
 /// The headers of a message that its handling depends on, found in one pass: most messages have few
 /// headers and almost none of these, so a lookup of each name would cost more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HeaderMarks(u8);
+pub struct HeaderMarks {
+    marks: u8,
+    /// A bit for each name, as a filter: different names may have the same.
+    names: u64,
+}
 
 impl HeaderMarks {
     /// A hop-by-hop header other than `Connection`.
-    pub const HOP: HeaderMarks = HeaderMarks(1);
-    pub const CONNECTION: HeaderMarks = HeaderMarks(1 << 1);
-    pub const UPGRADE: HeaderMarks = HeaderMarks(1 << 2);
+    pub const HOP: u8 = 1;
+    pub const CONNECTION: u8 = 1 << 1;
+    pub const UPGRADE: u8 = 1 << 2;
     /// An `x-outrigger-*` header.
-    pub const OVERRIDE: HeaderMarks = HeaderMarks(1 << 3);
-    pub const PREFER: HeaderMarks = HeaderMarks(1 << 4);
-    pub const CONTENT_ENCODING: HeaderMarks = HeaderMarks(1 << 5);
-    pub const IDEMPOTENCY_KEY: HeaderMarks = HeaderMarks(1 << 6);
+    pub const OVERRIDE: u8 = 1 << 3;
+    pub const PREFER: u8 = 1 << 4;
+    pub const CONTENT_ENCODING: u8 = 1 << 5;
+    pub const IDEMPOTENCY_KEY: u8 = 1 << 6;
+    pub const ACCEPT: u8 = 1 << 7;
 
     /// The marks of these headers.
     pub fn of(headers: &HeaderMap) -> HeaderMarks {
-        HeaderMarks(headers.keys().fold(0, |marks, name| marks | of_name(name).0))
+        headers.keys().fold(HeaderMarks::default(), |all, name| HeaderMarks {
+            marks: all.marks | mark_of(name.as_str()),
+            names: all.names | name_bit(name.as_str()),
+        })
     }
 
-    pub fn has(self, mark: HeaderMarks) -> bool {
-        self.0 & mark.0 != 0
+    pub fn has(self, mark: u8) -> bool {
+        self.marks & mark != 0
+    }
+
+    /// Whether there may be a header with one of these names; `false` is certain.
+    pub fn may_have(self, names: &[HeaderName]) -> bool {
+        names.iter().any(|name| self.names & name_bit(name.as_str()) != 0)
     }
 }
 
-fn of_name(name: &HeaderName) -> HeaderMarks {
-    let name = name.as_str();
+fn name_bit(name: &str) -> u64 {
+    let first = name.as_bytes().first().copied().unwrap_or_default();
+    1 << ((name.len() * 5 + usize::from(first)) % 64)
+}
+
+fn mark_of(name: &str) -> u8 {
     // The length tells almost all other names apart.
     match name.len() {
         2 if name == "te" => HeaderMarks::HOP,
+        6 if name == "accept" => HeaderMarks::ACCEPT,
         6 if name == "expect" => HeaderMarks::HOP,
         6 if name == "prefer" => HeaderMarks::PREFER,
-        7 if name == "upgrade" => HeaderMarks(HeaderMarks::HOP.0 | HeaderMarks::UPGRADE.0),
+        7 if name == "upgrade" => HeaderMarks::HOP | HeaderMarks::UPGRADE,
         10 if name == "connection" => HeaderMarks::CONNECTION,
         10 if name == "keep-alive" => HeaderMarks::HOP,
         15 if name == "idempotency-key" => HeaderMarks::IDEMPOTENCY_KEY,
@@ -84,7 +102,7 @@ fn of_name(name: &HeaderName) -> HeaderMarks {
         18 if name == "proxy-authenticate" => HeaderMarks::HOP,
         19 if name == "proxy-authorization" => HeaderMarks::HOP,
         length if length > 12 && name.starts_with("x-outrigger-") => HeaderMarks::OVERRIDE,
-        _ => HeaderMarks::default(),
+        _ => 0,
     }
 }
 
@@ -398,7 +416,7 @@ mod tests {
             let marks = HeaderMarks::of(&headers);
             assert!(marks.has(HeaderMarks::HOP) || marks.has(HeaderMarks::CONNECTION), "{name}");
         }
-        assert_eq!(HeaderMarks::of(&map(&[("host", "a"), ("accept", "b")])), HeaderMarks(0));
+        assert_eq!(HeaderMarks::of(&map(&[("host", "a"), ("date", "b")])).marks, 0);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use http::header::ACCEPT;
 use memchr::memmem::{self, Finder};
 
 use super::head::RequestHead;
+use super::headers::HeaderMarks;
 use crate::json::scan::Members;
 
 /// Ends of paths that always stream: Google, Vertex and Bedrock.
@@ -63,19 +64,23 @@ impl StreamFlag {
 
 /// Whether the response will be a stream; `None` if that cannot be known.
 pub fn requests_stream(head: &RequestHead, flag: StreamFlag) -> Option<bool> {
-    let accepts =
+    let names_events =
         |value: &http::HeaderValue| memmem::find(value.as_bytes(), b"text/event-stream").is_some();
+    let accepts_events = || {
+        head.marks().has(HeaderMarks::ACCEPT)
+            && head.headers().get_all(ACCEPT).iter().any(names_events)
+    };
     let path = head.uri().path();
     if STREAMING_PATHS.iter().any(|end| path.ends_with(end)) {
         return Some(true);
     }
     if *head.method() != Method::POST {
-        return Some(head.headers().get_all(ACCEPT).iter().any(accepts));
+        return Some(accepts_events());
     }
     match flag {
         StreamFlag::Set => Some(true),
         StreamFlag::Unset => Some(false),
-        _ if head.headers().get_all(ACCEPT).iter().any(accepts) => Some(true),
+        _ if accepts_events() => Some(true),
         StreamFlag::Absent => Some(STREAMING_BY_DEFAULT.iter().any(|end| path.ends_with(end))),
         StreamFlag::Unknown => None,
     }
