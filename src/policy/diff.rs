@@ -69,7 +69,8 @@ fn added(old: &Compared<'_>, new: &Compared<'_>) -> Vec<String> {
     let line = |entry: &Entry| {
         let mut rows =
             new.rows.iter().filter_map(|row| Some((relative(&row.path, &entry.path)?, row)));
-        let first = rows.clone().find(|(key, _)| *key == "providers").or_else(|| rows.next());
+        let first = rows.clone().find(|(key, _)| *key == "providers");
+        let first = first.or_else(|| rows.find(|(key, _)| *key != "preset"));
         let with = first.map_or_else(String::new, |(key, row)| format!(" ({key}: {})", row.text));
         let place = match entry.list.as_str() {
             "routes" => format!(" {}", place(new, entry)),
