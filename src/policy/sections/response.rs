@@ -165,7 +165,7 @@ section! {
         bytes: u64 as Size = 1 << 20, in 1..=1 << 30;
         /// Frames of the body.
         frames: usize = 64, in 1..=1_000_000;
-        /// Time since the head of the response.
+        /// Time since the first frame; the next frame after it ends the wait.
         time "for": Duration = 10 * SECOND, in MS..=DAY;
     }
 }

@@ -180,7 +180,7 @@ fn prebuffer_limit(
     if request.head.method() == Method::HEAD || ended {
         return None;
     }
-    let limit = |until| Some(PrebufferLimit { until, within: stream.buffer });
+    let limit = |until| Some(PrebufferLimit { until, within: stream.buffer, is_strict: false });
     match class {
         None if received.head.status.as_u16() >= 400 => Some(prebuffer::DISCARDED),
         None => limit(ReadUntil::End),
@@ -188,7 +188,7 @@ fn prebuffer_limit(
             // Bytes, memory and the route's timeout bound it, and nothing else.
             Some(Commit::Complete) => {
                 let within = Buffer { frames: usize::MAX, time: Duration::MAX, ..stream.buffer };
-                Some(PrebufferLimit { until: ReadUntil::End, within })
+                Some(PrebufferLimit { until: ReadUntil::End, within, is_strict: false })
             }
             Some(Commit::Headers) => None,
             None if kind == MediaKind::Json && !is_stream => limit(ReadUntil::End),

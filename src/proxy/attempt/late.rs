@@ -87,7 +87,7 @@ pub fn observe_body(route: &Route, received: ReceivedResponse, granted: Duration
     let deadlines = BodyDeadlines { first_byte: until, deadline: until, ..deadlines };
     let part = if reader.is_some() { ReadUntil::Content } else { ReadUntil::Frame };
     let within = Buffer { time: granted, ..DISCARDED.within };
-    let limit = PrebufferLimit { until: part, within };
+    let limit = PrebufferLimit { until: part, within, ..DISCARDED };
     tokio::task::spawn_local(async move {
         let mut reader = reader;
         let timer = Timer::default();

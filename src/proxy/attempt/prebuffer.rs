@@ -3,7 +3,8 @@
 //! attempt's.
 //!
 //! The prebuffer is bounded in bytes, frames and time, and by `server.buffered` over all requests.
-//! At any of these bounds the response is committed with what was read.
+//! The first frame past any of these bounds commits the response with what was read. While nothing
+//! arrives there is nothing new to forward, and a provider that stays silent can still be replaced.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -27,6 +28,8 @@ pub struct PrebufferLimit {
     pub until: ReadUntil,
     /// The bounds of the prebuffer.
     pub within: Buffer,
+    /// The time is up even if no other frame comes.
+    pub is_strict: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,7 @@ pub enum ReadUntil {
 pub const DISCARDED: PrebufferLimit = PrebufferLimit {
     until: ReadUntil::End,
     within: Buffer { bytes: 64 << 10, frames: 64, time: Duration::from_secs(1) },
+    is_strict: true,
 };
 /// A shorter frame is copied, because it would keep the whole buffer alive that it was read into.
 const SMALL_FRAME: usize = 4 << 10;
@@ -113,8 +117,8 @@ pub async fn prebuffer(
         let content =
             reader.as_ref().is_none_or(|reader| reader.is_ready() || reader.is_document());
         let (due, error) = deadlines.next(buffered.since.is_some(), content);
-        let patience = buffered.since.and_then(|since| since.checked_add(limit.within.time));
-        let patience = patience.filter(|at| *at < due);
+        let over = buffered.since.and_then(|since| since.checked_add(limit.within.time));
+        let patience = over.filter(|at| limit.is_strict && *at < due);
         let frame = match timer.frame(body, patience.unwrap_or(due)).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Prebuffered::Failed(PrebufferError::Broken(error)),
@@ -137,8 +141,9 @@ pub async fn prebuffer(
             ReadUntil::ContentOrEnd => reader.as_ref().is_none_or(|reader| reader.is_ready()),
             ReadUntil::End => false,
         };
-        let fits =
-            buffered.bytes <= limit.within.bytes && buffered.frames.len() < limit.within.frames;
+        let fits = buffered.bytes <= limit.within.bytes
+            && buffered.frames.len() < limit.within.frames
+            && over.is_none_or(|at| buffered.last < Some(at));
         let held = buffered.bytes + reader.as_ref().map_or(0, |reader| reader.buffered() as u64);
         let room = room.grow(held.saturating_sub(room.bytes()));
         if (enough || !fits || !room) && !last {

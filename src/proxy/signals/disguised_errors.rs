@@ -1,4 +1,5 @@
-//! Errors that come with a status of success: an error document, a page of HTML, an empty body.
+//! Errors that come with a status of success: an error document, a page of HTML, an empty or broken
+//! body.
 //!
 //! The judgement depends on what was requested. A response to a request of a known API is JSON or a
 //! stream of events; an error in it, and nothing else, is a failure. Any other response, such as audio
@@ -54,8 +55,16 @@ pub fn is_disguised_error(
         && *head.method() == Method::POST
         && (body.is_empty() || response.may_be_mislabelled())
         && is_generating(head.uri().path());
+    let is_broken = body.is_empty() || response.is_json() && !has_ends_of_json(body);
     // The search comes last: the body may be large.
-    is_judged && (body.is_empty() || KEY.find(body).is_some() && is_error_document(body))
+    is_judged && (is_broken || KEY.find(body).is_some() && is_error_document(body))
+}
+
+/// Whether it begins and ends as an object or an array: what was cut off, or is a text, does not. The
+/// whole is not read.
+fn has_ends_of_json(body: &[u8]) -> bool {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii();
+    matches!((body.first(), body.last()), (Some(b'{'), Some(b'}')) | (Some(b'['), Some(b']')))
 }
 
 /// The request is one of a known API, or accepts JSON or events and nothing else.
@@ -133,6 +142,10 @@ mod tests {
             ("/v1/embeddings", r#"{"error":{"message":"x"}}"#),
             ("/api/chat", r#"{"error":"model failed"}"#),
             ("/v1/chat/completions", ""),
+            ("/v1/chat/completions", "  \n"),
+            ("/v1/chat/completions", r#"{"error":"#),
+            ("/v1/messages", r#"{"content":[{"type":"text","#),
+            ("/v1/embeddings", "upstream connect error"),
         ] {
             assert!(fails(path, body), "{path} {body}");
         }
@@ -147,7 +160,9 @@ mod tests {
             ("/v1/responses", r#"{"output":[],"error":null}"#),
             ("/v1/chat/completions", r#"{"error":{"code":"content_filter","message":"filtered"}}"#),
             ("/v1/chat/completions", r#"{"jsonrpc":"2.0","error":{"code":1}}"#),
-            ("/v1/chat/completions", r#"{"error":"#),
+            ("/v1/chat/completions", "\u{feff} {\"choices\":[{}]}\n"),
+            ("/v1beta/models/m:streamGenerateContent", r#"[{"candidates":[{}]}]"#),
+            ("/rpc", r#"{"error":"#),
             ("/rpc", r#"{"error":{"message":"x"}}"#),
             ("/v1/audio/speech", ""),
             ("/v1/audio/transcriptions", "error"),
