@@ -126,3 +126,41 @@ fn refused_connections_of_all_providers_are_reported_as_unreachable() {
         (502, "unreachable")
     );
 }
+
+#[test]
+fn a_primary_on_a_short_hold_serves_when_its_fallback_cannot() {
+    let failures =
+        [Behaviour::status(500, &[]), Behaviour::status(429, &[]), Behaviour::RefuseConnections];
+    for failure in failures {
+        let a = Origin::script([Behaviour::status(429, &[]), Behaviour::Chat]);
+        let b = Origin::start(Behaviour::Chat);
+        let rest = route("providers: [a], fallback: [b], idempotent: always");
+        let breakers = "breakers: { default: { failure_threshold: 1 } }\n";
+        let providers = [("a", &*a.url(), ""), ("b", &*b.url(), "")];
+        let sidecar = single_worker(&policy(&providers, &(rest + GENEROUS + breakers)));
+        assert!(is_from(&sidecar.send(&chat()), &b), "the 429 named no time");
+        b.set(failure.clone());
+        let began = Instant::now();
+        let response = sidecar.send(&chat());
+        assert!(is_from(&response, &a), "{failure:?}: {}", response.text());
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert_eq!(a.count(), 2, "{failure:?}");
+    }
+}
+
+#[test]
+fn a_primary_on_a_long_hold_does_not_delay_the_error_of_its_fallback() {
+    let a = Origin::start(Behaviour::status(429, &[("retry-after", "60")]));
+    let b = Origin::start(Behaviour::Chat);
+    let rest = route("providers: [a], fallback: [b], idempotent: always");
+    let providers = [("a", &*a.url(), ""), ("b", &*b.url(), "")];
+    let sidecar = single_worker(&policy(&providers, &(rest + GENEROUS)));
+    assert!(is_from(&sidecar.send(&chat()), &b));
+    b.set(Behaviour::status(500, &[]));
+    let began = Instant::now();
+    let response = sidecar.send(&chat());
+    assert_eq!((response.status, a.count(), b.count()), (500, 1, 2));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let status = response.headers.get("proxy-status").unwrap_or_default();
+    assert!(status.contains("a: on hold"), "{status}");
+}

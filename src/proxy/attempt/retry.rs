@@ -6,6 +6,9 @@
 //! fallback, the request waits for capacity until its deadline, but a hold is passed on to the
 //! client: a client knows better than to keep a connection open for a minute. A provider that names
 //! no time is not waited for if another one can be tried.
+//!
+//! When the last fallback can do no more, providers that were passed over get their turn after all,
+//! and are waited for as if they had no fallback.
 
 use std::time::{Duration, Instant};
 
@@ -205,10 +208,15 @@ fn next_step(
         if may_wait && let Some(wait) = plan_wait(request, route, here, has_next) {
             return wait;
         }
-        if !has_next {
-            return NextStep::Deny(unavailable);
+        match request.attempts.passed_over() {
+            _ if has_next => enter_next_tier(request),
+            Some(tier) => {
+                request.wait = None;
+                request.attempts.enter_tier(tier);
+                request.attempts.is_back = true;
+            }
+            None => return NextStep::Deny(unavailable),
         }
-        enter_next_tier(request);
     }
 }
 
@@ -220,7 +228,8 @@ fn enter_next_tier(request: &mut ProxyRequest) {
 
 fn has_next_tier(request: &ProxyRequest, route: &Route, after: Option<AttemptClass>) -> bool {
     let allowed = after.is_none_or(|class| falls_back(route, class));
-    allowed && request.attempts.tier + 1 < route.tiers.len()
+    let attempts = &request.attempts;
+    allowed && attempts.tier + 1 < route.tiers.len() && !attempts.is_back
 }
 
 fn select_in_tier(

@@ -24,6 +24,8 @@ pub struct Attempts {
     pub(super) tier: usize,
     /// Attempts in this tier.
     pub(super) in_tier: u32,
+    /// The tier was passed over before, and is the last that is tried.
+    pub(super) is_back: bool,
     pub(super) tried: Vec<TriedEndpoint>,
     /// Only this provider may be tried, and why no other.
     pub(super) only_provider: Option<(usize, &'static str)>,
@@ -126,6 +128,12 @@ impl Attempts {
         self.tier = tier;
         self.in_tier = 0;
         self.patience = None;
+    }
+
+    /// The first tier before this one without an attempt of this request, once.
+    pub(super) fn passed_over(&self) -> Option<usize> {
+        let is_untried = |tier: &usize| self.tried.iter().all(|t| t.endpoint.tier != *tier);
+        (0..self.tier).find(is_untried).filter(|_| !self.is_back)
     }
 
     /// The endpoint is not to be tried again, or is the one that a hedge races with.
