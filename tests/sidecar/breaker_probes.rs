@@ -2,8 +2,12 @@
 
 use std::thread;
 
-use crate::fixtures::{access_record, breaker, chat, is_from, policy, route, single_worker, state};
-use crate::support::{Behaviour, Gate, Origin, Sidecar};
+use serde_json::json;
+
+use crate::fixtures::{
+    CHAT, access_record, breaker, chat, is_from, policy, route, single_worker, state,
+};
+use crate::support::{Behaviour, Call, Gate, Origin, Sidecar};
 
 /// Two providers; the first one fails and its breaker is open.
 fn tripped(breakers: &str) -> (Origin, Origin, Sidecar) {
@@ -127,6 +131,29 @@ fn a_provider_that_fails_fast_is_probed_within_ten_seconds() {
 }
 
 #[test]
+fn a_recovery_is_found_by_slow_responses_to_large_requests_alone() {
+    let (a, b) = (Origin::start(Behaviour::status(500, &[])), Origin::start(Behaviour::Chat));
+    let breakers = "breakers: { default: { failure_threshold: 1, recovery_timeout: 200ms, \
+                    success_threshold: 1, ramp: 0s } }\n";
+    let route = route("providers: [a], fallback: [b], idempotent: always, retry: none");
+    let providers = [("a", &*a.url(), ""), ("b", &*b.url(), "")];
+    let sidecar = single_worker(&policy(&providers, &(route + breakers)));
+    let text = "word ".repeat(400_000);
+    let body = json!({ "model": "m", "messages": [{ "role": "user", "content": text }] });
+    let call = Call::json(CHAT, &body);
+    assert!(is_from(&sidecar.send(&call), &b));
+    let gate = Gate::closed();
+    a.set(Behaviour::Chat.held(&gate));
+    sidecar.wait_until(|sidecar| {
+        assert!(is_from(&sidecar.send(&call), &b));
+        a.count() == 2
+    });
+    gate.open_wide();
+    sidecar.wait_until(|sidecar| state(sidecar, "a") == "closed");
+    assert_eq!(a.count(), 2, "another probe was sent");
+}
+
+#[test]
 fn a_slow_probe_delays_no_request_and_is_judged_in_the_background() {
     for recovers in [false, true] {
         let gate = Gate::closed();
@@ -147,7 +174,7 @@ fn a_slow_probe_delays_no_request_and_is_judged_in_the_background() {
         });
         let record = access_record(&sidecar, requests);
         let took = record["duration_ms"].as_f64().expect("a duration");
-        assert!(took < 2000.0, "the request of the probe took {took} ms");
+        assert!(took < 1000.0, "the request of the probe took {took} ms");
         gate.open_wide();
         let (to, trips) = if recovers { ("closed", 1) } else { ("open", 2) };
         sidecar.wait_until(|sidecar| state(sidecar, "a") == to);

@@ -16,6 +16,7 @@ use super::prebuffer::{BodyDeadlines, DISCARDED, PrebufferLimit, Prebuffered, Re
 use super::report::{AttemptTime, report_evidence};
 use super::select::Selection;
 use crate::clock;
+use crate::live::buffers::Reservation;
 use crate::live::endpoint::Observation;
 use crate::policy::sections::model::Buffer;
 use crate::proxy::downstream::timer::Timer;
@@ -51,19 +52,22 @@ struct LateAttempt {
     _place: Observation,
 }
 
-/// Lets an attempt without a response head go on for the rest of its time.
+/// Lets an attempt without a response head go on for the rest of its time. `body` has the room of the
+/// request body, which is kept for a probe however large it is: no other request might ever find out
+/// that the endpoint has recovered.
 pub fn observe_head(
     route: &Route,
     selection: Box<Selection>,
     pending: PendingHead,
     granted: Duration,
-    body_bytes: u64,
+    body: Reservation,
 ) {
-    if body_bytes > MAX_BODY {
+    if body.bytes() > MAX_BODY && !selection.permit.is_probe() {
         return;
     }
     let Some(attempt) = LateAttempt::begin(route, selection, granted) else { return };
     tokio::task::spawn_local(async move {
+        let _body = body;
         match Timer::default().until(attempt.until, pending).await {
             Ok(Ok((head, _))) => {
                 let status = head.status.as_u16();

@@ -28,7 +28,7 @@ use crate::upstream::{
 };
 
 /// A request waits this long for a probe while another candidate is left.
-const PROBE_TIME: Duration = Duration::from_millis(500);
+const PROBE_TIME: Duration = Duration::from_millis(100);
 
 /// Makes one attempt at the selected endpoint, or at one that connects sooner.
 pub async fn attempt(
@@ -227,7 +227,10 @@ fn head_is_late(
     let problem = no_response(candidate, now.saturating_duration_since(sent));
     let failed = report_failure(request, route, &mut selection, problem, cut_short);
     if cut_short && upload.is_none() && now < request.limits.deadline() {
-        observe_head(route, selection, sending, granted, request.body.len());
+        let mut body = request.reservation();
+        if body.grow(request.body.len()) {
+            observe_head(route, selection, sending, granted, body);
+        }
     }
     failed
 }

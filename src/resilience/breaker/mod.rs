@@ -8,8 +8,8 @@
 //!   failure or throttle -> Open. After closing, slow start limits the traffic
 //!   (`limits/slow_start.rs`).
 //!
-//! A probe is a *lease*. If its outcome never arrives, another probe may go once the lease
-//! ends, and an outcome after that end is ignored; otherwise one lost outcome would block for
+//! A probe is a *lease*. After 8 s without an outcome, or `recovery_timeout`, another probe may
+//! go. An outcome after the lease's end is ignored; otherwise one lost outcome would block for
 //! ever.
 //!
 //! Each change of state begins a new *epoch* and clears the windows. An outcome counts only in
@@ -256,7 +256,8 @@ impl LocalBreaker {
                 Ok(None)
             }
             State::HalfOpen { leases, .. } => {
-                Ok(Some(leases.grant(now, now + self.policy.probe_lease.min(LONGEST))))
+                let lease = self.policy.probe_lease.min(LONGEST);
+                Ok(Some(leases.grant(now, self.policy.fast_cap(), lease)))
             }
             State::Open { .. } => Ok(None),
         }
@@ -304,12 +305,11 @@ impl LocalBreaker {
         let State::HalfOpen { trips, rate, successes, leases } = &mut self.state else {
             return None;
         };
-        if !leases.give_back(lease, now) {
-            return None;
-        }
+        let counts_failure = leases.give_back(lease, now)?;
         let (trips, rate) = (*trips, *rate);
         match outcome {
             Outcome::Ignored => None,
+            Outcome::Failure | Outcome::Throttled if !counts_failure => None,
             Outcome::Failure | Outcome::Throttled => {
                 let trips = trips.saturating_add(1);
                 let until = now + self.policy.open_after_probe(trips, took, draw);

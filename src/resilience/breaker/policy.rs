@@ -85,10 +85,15 @@ impl BreakerPolicy {
     /// request by next to nothing, so the next one follows soon and finds a recovery in time.
     pub(crate) fn open_after_probe(&self, trips: u32, took: Duration, draw: f64) -> Duration {
         let cap = match took < FAST_PROBE {
-            true => self.max_recovery_timeout.min(self.recovery_timeout.max(FAST_PROBE_CAP)),
+            true => self.max_recovery_timeout.min(self.fast_cap()),
             false => self.max_recovery_timeout,
         };
         BreakerPolicy { max_recovery_timeout: cap, ..*self }.open_for(trips, draw)
+    }
+
+    /// The longest time between two probes that cost next to nothing, before its jitter.
+    pub(crate) fn fast_cap(&self) -> Duration {
+        self.recovery_timeout.max(FAST_PROBE_CAP)
     }
 
     /// The open time of the `trips`-th consecutive trip. Jitter applies at the cap too,

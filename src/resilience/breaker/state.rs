@@ -1,8 +1,10 @@
 //! The three states of a breaker: what each remembers and which attempts it admits.
 //!
 //! A probe holds a *lease* with an end. A probe whose outcome never arrives (client gone, task
-//! cancelled) stops counting at that end, so it blocks others only until then; a later outcome
-//! finds no lease and is ignored.
+//! cancelled) finds no lease after that end, and a later outcome is ignored. A slow probe keeps
+//! others away for a part of that time only: an endpoint that recovers may never respond to a
+//! request that it received while it was silent. Its success still counts, but its failure says
+//! nothing while a later probe is out.
 //!
 //! The number of consecutive trips is kept for 60 s after closing: an endpoint that fails
 //! again right after recovery stays open for longer, and one that was healthy for a minute
@@ -32,11 +34,20 @@ pub struct Recovery {
     pub ramp: Option<SlowStart>,
 }
 
-/// Outstanding probes, each with its own end.
+/// Outstanding probes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeLeases {
     granted: u64,
-    out: Vec<(u64, Instant)>,
+    out: Vec<OutstandingProbe>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OutstandingProbe {
+    id: u64,
+    /// Until then it keeps other probes away.
+    alone: Instant,
+    /// An outcome after it is ignored.
+    end: Instant,
 }
 
 words! {
@@ -98,22 +109,23 @@ impl ProbeLeases {
     }
 
     fn live(&self, now: Instant) -> impl Iterator<Item = Instant> {
-        self.out.iter().map(|&(_, end)| end).filter(move |&end| end > now)
+        self.out.iter().map(|lease| lease.alone).filter(move |&alone| alone > now)
     }
 
-    pub(crate) fn grant(&mut self, now: Instant, end: Instant) -> u64 {
-        self.out.retain(|&(_, end)| end > now);
+    pub(crate) fn grant(&mut self, now: Instant, alone: Duration, lease: Duration) -> u64 {
+        self.out.retain(|lease| lease.end > now);
         self.granted += 1;
-        self.out.push((self.granted, end));
+        let (alone, end) = (now + alone.min(lease), now + lease);
+        self.out.push(OutstandingProbe { id: self.granted, alone, end });
         self.granted
     }
 
-    /// Returns a lease; whether it was still live.
-    pub(crate) fn give_back(&mut self, lease: u64, now: Instant) -> bool {
-        match self.out.iter().position(|&(id, _)| id == lease) {
-            Some(at) => self.out.swap_remove(at).1 > now,
-            None => false,
-        }
+    /// Returns a lease. `None` if it had ended, else whether no later probe is out.
+    pub(crate) fn give_back(&mut self, id: u64, now: Instant) -> Option<bool> {
+        let at = self.out.iter().position(|lease| lease.id == id)?;
+        let is_last = !self.out.iter().any(|lease| lease.id > id && lease.end > now);
+        let lease = self.out.swap_remove(at);
+        (lease.end > now).then_some(is_last || lease.alone > now)
     }
 }
 
@@ -177,18 +189,18 @@ mod tests {
     #[test]
     fn a_lease_counts_until_its_end() {
         let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
-        let lease = leases.grant(t0, t0 + ms(10));
+        let lease = leases.grant(t0, ms(10), ms(10));
         assert_eq!((leases.out(t0 + ms(9)), leases.out(t0 + ms(10))), (1, 0));
-        assert!(!leases.clone().give_back(lease, t0 + ms(10)));
-        assert!(leases.give_back(lease, t0 + ms(9)));
-        assert!(!leases.give_back(lease, t0), "only once");
+        assert_eq!(leases.clone().give_back(lease, t0 + ms(10)), None);
+        assert_eq!(leases.give_back(lease, t0 + ms(9)), Some(true));
+        assert_eq!(leases.give_back(lease, t0), None, "only once");
     }
 
     #[test]
     fn lost_leases_do_not_accumulate() {
         let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
         (0..1000).for_each(|n| {
-            leases.grant(t0 + ms(n * 10), t0 + ms(n * 10 + 10));
+            leases.grant(t0 + ms(n * 10), ms(10), ms(10));
         });
         assert_eq!(leases.out.len(), 1);
     }
@@ -196,8 +208,8 @@ mod tests {
     #[test]
     fn a_rejection_lasts_until_the_first_lease_ends() {
         let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
-        leases.grant(t0, t0 + ms(30));
-        leases.grant(t0, t0 + ms(20));
+        leases.grant(t0, ms(30), ms(30));
+        leases.grant(t0, ms(20), ms(20));
         let rejection = Rejection { reason: RejectReason::HalfOpen, retry_after: ms(20) };
         assert_eq!(half_open(leases.clone()).check(2, t0), Err(rejection));
         assert_eq!(half_open(leases.clone()).check(3, t0), Ok(()));
@@ -222,7 +234,7 @@ mod tests {
         ) {
             let (t0, mut leases) = (Instant::now(), ProbeLeases::default());
             ends.iter().for_each(|end| {
-                leases.grant(t0, t0 + ms(*end));
+                leases.grant(t0, ms(*end), ms(*end));
             });
             let (now, state) = (t0 + ms(at), half_open(leases.clone()));
             match state.check(probes, now) {

@@ -332,17 +332,38 @@ fn one_probe_is_admitted_when_the_open_time_ends() {
     assert!(matches!(admission, Ok(permit) if permit.is_probe()));
     let (from, to, cause) = (StateKind::Open, StateKind::HalfOpen, TransitionCause::Elapsed);
     assert_eq!(moved, Some(BreakerTransition { from, to, cause, epoch: 2 }));
-    let refused = Rejection { reason: RejectReason::HalfOpen, retry_after: secs(29) };
+    let refused = Rejection { reason: RejectReason::HalfOpen, retry_after: secs(7) };
     assert_eq!(rejection(&mut breaker, t1 + secs(1)), refused);
 }
 
 #[test]
-fn a_lost_probe_blocks_only_until_its_lease_ends() {
+fn a_slow_probe_makes_room_for_others_and_its_success_still_counts() {
+    let t0 = Instant::now();
+    for succeeds in [true, false] {
+        let mut breaker = tripped(BreakerPolicy { success_threshold: 1, ..POLICY }, t0);
+        let t1 = t0 + secs(5);
+        let slow = permit(&mut breaker, t1);
+        rejection(&mut breaker, t1 + secs(8) - ms(1));
+        let second = permit(&mut breaker, t1 + secs(8));
+        rejection(&mut breaker, t1 + secs(16) - ms(1));
+        if succeeds {
+            let closed = give(&mut breaker, slow, Outcome::Success, t1 + secs(9));
+            assert_eq!(closed, Some(TransitionCause::ProbeSucceeded));
+            continue;
+        }
+        // The later probe knows more.
+        assert_eq!(give(&mut breaker, slow, Outcome::Failure, t1 + secs(9)), None);
+        let open = give(&mut breaker, second, Outcome::Failure, t1 + secs(20));
+        assert_eq!(open, Some(TransitionCause::ProbeFailed));
+    }
+}
+
+#[test]
+fn an_outcome_after_the_end_of_its_lease_is_ignored() {
     let t0 = Instant::now();
     let mut breaker = tripped(POLICY, t0);
     let t1 = t0 + secs(5);
     let lost = permit(&mut breaker, t1);
-    rejection(&mut breaker, t1 + secs(30) - ms(1));
     let second = permit(&mut breaker, t1 + secs(30));
     // The late outcome of the lost probe is ignored, though its epoch is the current one.
     assert_eq!(lost.epoch(), second.epoch());
@@ -642,10 +663,12 @@ impl Run {
         Ok(())
     }
 
-    /// Counts leases independently: permits of this epoch whose lease is live.
+    /// Counts leases independently: permits of this epoch that still keep other probes away.
     fn check_leases(&self) -> Result<(), TestCaseError> {
+        let policy = self.breaker.policy();
+        let shared = policy.probe_lease.saturating_sub(policy.fast_cap());
         let live = self.held.iter().filter(|(permit, end)| {
-            permit.is_probe() && permit.epoch() == self.breaker.epoch() && *end > self.now
+            permit.is_probe() && permit.epoch() == self.breaker.epoch() && *end > self.now + shared
         });
         prop_assert!(live.count() <= self.breaker.policy().probes.max(1) as usize);
         Ok(())
