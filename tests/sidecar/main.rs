@@ -29,6 +29,7 @@ mod deadlines;
 mod degradation;
 mod degradation_history;
 mod failover;
+mod fault_matrix;
 mod faults;
 mod fixtures;
 mod foreign_streams;
