@@ -2,6 +2,7 @@
 //! overrides.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use schemars::JsonSchema;
@@ -14,6 +15,7 @@ use super::routes::{ApiJson, ApiRoutes};
 use crate::clock;
 use crate::live::breaker::cell::BreakerStatus;
 use crate::live::breaker::overrides::{MAX_RULES, OverrideStatus, is_under};
+use crate::live::credential_cell::CredentialKey;
 use crate::policy::sections::model::Scope;
 use crate::resilience::breaker::{ManualOverride, OverrideState};
 use crate::snapshot::{Endpoint, Provider};
@@ -22,7 +24,8 @@ use crate::telemetry::events::Event;
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BreakerList {
     pub breakers: Vec<BreakerStatus>,
-    /// Endpoints that get no requests because of a `Retry-After` or a quota header.
+    /// Credentials, and models at them, that get no requests because the provider throttled them
+    /// or rejected the credential.
     pub held: Vec<HeldEndpoint>,
     /// Manual overrides, each with the key that it covers.
     pub overrides: Vec<OverrideStatus>,
@@ -32,7 +35,8 @@ pub struct BreakerList {
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct HeldEndpoint {
-    /// `PROVIDER/ENDPOINT` or `PROVIDER/ENDPOINT/MODEL`.
+    /// `PROVIDER/ENDPOINT/CREDENTIAL` or `PROVIDER/ENDPOINT/CREDENTIAL/MODEL`. The model `*`
+    /// stands for the models past the first 64.
     pub key: String,
     /// Time until the hold ends.
     pub remaining_ms: u64,
@@ -64,7 +68,7 @@ pub fn routes() -> ApiRoutes {
             "Overrides every breaker under a key (`PROVIDER`, `PROVIDER/ENDPOINT` or \
              `PROVIDER/ENDPOINT/MODEL`), those created later included. `open` rejects all attempts; a probe follows after `for`. \
              `close` admits all attempts. `shadow` counts and rejects nothing. `reset` removes the \
-             override, closes the breaker with an empty history and ends the holds under the key.",
+             override, closes the breaker with an empty history and ends the holds under the key, or the one with this key.",
             change,
         )
 }
@@ -74,7 +78,7 @@ async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<BreakerList> {
     let held = admin.live.held().into_iter();
     ApiJson(BreakerList {
         breakers: admin.live.breakers().iter().map(|cell| cell.status(now)).collect(),
-        held: held.map(|(key, remaining_ms)| HeldEndpoint { key, remaining_ms }).collect(),
+        held: held.map(|(key, left)| HeldEndpoint::new(&key, left)).collect(),
         overrides: admin.live.override_rules.status(now),
         events: admin.live.events.all(),
     })
@@ -104,6 +108,12 @@ async fn change(
     };
     admin.audit(action.audit_name(), &key, &change);
     Ok(ApiJson(BreakersChanged { changed: changed.iter().map(|cell| cell.status(now)).collect() }))
+}
+
+impl HeldEndpoint {
+    fn new(key: &CredentialKey, left: Duration) -> HeldEndpoint {
+        HeldEndpoint { key: key.to_string(), remaining_ms: left.as_millis() as u64 }
+    }
 }
 
 impl Action for BreakerAction {

@@ -14,7 +14,6 @@ use axum::response::{IntoResponse, Response};
 use super::AdminState;
 use super::routes::ApiRoutes;
 use crate::clock;
-use crate::live::provider::ProviderLive;
 use crate::snapshot;
 use crate::store::Millis;
 use crate::telemetry::metrics::{
@@ -102,28 +101,25 @@ impl AdminState {
         metrics.rate_limit_used.clear();
         for provider in &snapshot.providers {
             let name = &provider.policy.name;
-            self.refresh_provider_gauges(name, &provider.live);
+            self.refresh_provider_gauges(name, provider);
             for address in &provider.endpoints {
                 self.refresh_address_gauges(name, address);
             }
         }
         for (key, _) in self.live.held() {
-            let mut parts = key.splitn(3, '/');
-            let (Some(provider), Some(address)) = (parts.next(), parts.next()) else { continue };
-            let labels =
-                EndpointLabels { provider: provider.to_owned(), endpoint: address.to_owned() };
+            let labels = EndpointLabels { provider: key.provider, endpoint: key.endpoint };
             metrics.held_credentials.get_or_create_owned(&labels).inc();
         }
     }
 
-    fn refresh_provider_gauges(&self, name: &str, provider: &ProviderLive) {
+    fn refresh_provider_gauges(&self, name: &str, provider: &snapshot::Provider) {
         let (now, metrics) = (clock::now(), &self.live.metrics);
         // A drain that has ended by itself is noticed by a reader.
-        provider.is_drained(now);
+        provider.live.is_drained(now);
         let labels = ProviderLabels { provider: name.to_owned() };
-        let limit = i64::from(provider.limit());
+        let limit = i64::from(provider.live.limit());
         metrics.concurrency_limit.get_or_create_owned(&labels).set(limit);
-        for (of, used) in ["requests", "tokens"].into_iter().zip(provider.rates_used()) {
+        for (of, used) in ["requests", "tokens"].into_iter().zip(provider.rates_used(now)) {
             let Some(used) = used else { continue };
             let labels = RateLabels { provider: name.to_owned(), of };
             metrics.rate_limit_used.get_or_create_owned(&labels).set(used);

@@ -14,9 +14,11 @@ use super::AdminState;
 use super::error::{ApiError, ApiErrorKind};
 use super::routes::{ApiJson, ApiRoutes};
 use crate::clock;
+use crate::live::breaker::cell::BreakerCell;
+use crate::proxy::model_in_path;
 use crate::resilience::breaker::EnforcementMode;
 use crate::snapshot::obstacle::EndpointObstacle;
-use crate::snapshot::{Circuit, EndpointCandidate, Route, RouteMode, Snapshot};
+use crate::snapshot::{EndpointCandidate, Route, RouteMode, Snapshot};
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SelectionStatus {
@@ -92,7 +94,8 @@ async fn show(
     let request = RequestQuery::read(&pairs)?;
     let (snapshot, now) = (admin.current.load_full(), clock::now());
     let route = request.find_route(&snapshot);
-    let route = route.map(|route| RouteSelection::of(route, request.model.as_deref(), now));
+    let model = request.model.as_deref().or_else(|| model_in_path(request.url.path()));
+    let route = route.map(|route| RouteSelection::of(route, model, now));
     Ok(ApiJson(SelectionStatus { policy: snapshot.hash.chars().take(12).collect(), route }))
 }
 
@@ -163,13 +166,13 @@ impl RouteSelection {
 fn endpoints(route: &Route, model: Option<&str>, now: Instant) -> Vec<EndpointSelection> {
     let (mut all, mut selected) = (Vec::new(), false);
     for (tier, of) in route.tiers.iter().enumerate() {
-        let circuit = |c: &EndpointCandidate| c.endpoint.circuit(&c.provider.policy, model);
-        let circuits: Vec<_> = of.candidates.iter().map(circuit).collect();
-        let obstacle = |(candidate, circuit): (&EndpointCandidate, &Arc<Circuit>)| {
-            EndpointObstacle::of(&candidate.provider.live, circuit, 0.0, now)
+        let breaker = |c: &EndpointCandidate| c.endpoint.breaker(&c.provider.policy, || model);
+        let breakers: Vec<_> = of.candidates.iter().map(breaker).collect();
+        let obstacle = |c: &EndpointCandidate| {
+            EndpointObstacle::of(&c.provider, &c.endpoint, || model, 0.0, now)
         };
-        let obstacles: Vec<_> = of.candidates.iter().zip(&circuits).map(obstacle).collect();
-        let first = select(route, tier, &circuits, &obstacles, now).filter(|_| !selected);
+        let obstacles: Vec<_> = of.candidates.iter().map(obstacle).collect();
+        let first = select(route, tier, &breakers, &obstacles, now).filter(|_| !selected);
         selected |= first.is_some();
         let candidates = of.candidates.iter().zip(obstacles).enumerate();
         all.extend(candidates.map(|(index, (candidate, obstacle))| {
@@ -183,16 +186,17 @@ fn endpoints(route: &Route, model: Option<&str>, now: Instant) -> Vec<EndpointSe
 fn select(
     route: &Route,
     tier: usize,
-    circuits: &[Arc<Circuit>],
+    breakers: &[Option<Arc<BreakerCell>>],
     obstacles: &[Option<EndpointObstacle>],
     now: Instant,
 ) -> Option<usize> {
     let usable = |index: usize| obstacles[index].is_none();
     let wants_probe = |index: &usize| {
-        usable(*index) && circuits[*index].breaker.as_ref().is_some_and(|b| b.wants_probe(now))
+        usable(*index) && breakers[*index].as_ref().is_some_and(|b| b.wants_probe(now))
     };
-    let pairs = route.tiers[tier].candidates.iter().zip(circuits);
-    let seen: Vec<_> = pairs.map(|(one, circuit)| one.balancer_candidate(circuit, now)).collect();
+    let pairs = route.tiers[tier].candidates.iter().zip(breakers);
+    let seen: Vec<_> =
+        pairs.map(|(one, breaker)| one.balancer_candidate(breaker.as_deref(), now)).collect();
     (0..seen.len())
         .find(wants_probe)
         .or_else(|| route.live.preview(tier, route.policy.balance, &seen, usable))

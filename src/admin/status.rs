@@ -141,14 +141,17 @@ impl EndpointStatus {
 impl AdminState {
     /// Why an endpoint takes no requests now, or none for some models.
     fn obstacle(&self, provider: &Provider, endpoint: &Endpoint, now: Instant) -> Option<String> {
-        let circuit = endpoint.circuit(&provider.policy, None);
-        let obstacle = EndpointObstacle::of(&provider.live, &circuit, 0.0, now);
+        let obstacle = EndpointObstacle::of(provider, endpoint, || None, 0.0, now);
         obstacle.map(|obstacle| obstacle.why).or_else(|| {
             let breakers = self.live.breakers_under(&endpoint.key);
             let models: Vec<_> = breakers.iter().filter(|it| !it.key().model.is_empty()).collect();
             let open = models.iter().filter(|breaker| breaker.check(now).is_err()).count();
             let all = models.len();
-            (open > 0).then(|| format!("breakers of {open} of {all} models are open"))
+            let open = (open > 0).then(|| format!("breakers of {open} of {all} models are open"));
+            open.or_else(|| match endpoint.held_models(now) {
+                0 => None,
+                held => Some(format!("models on hold: {held}")),
+            })
         })
     }
 }

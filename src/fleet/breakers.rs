@@ -172,9 +172,7 @@ impl FleetSync {
         if left.is_zero() || !self.fleet.view().observe_hold(key, until, now) {
             return;
         }
-        if let Some(hold) = self.fleet.0.live.find_hold(key) {
-            hold.hold_from_fleet(left, now);
-        }
+        self.fleet.0.live.hold_from_fleet(key, left, now);
     }
 
     async fn call(

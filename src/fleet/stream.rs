@@ -108,7 +108,13 @@ impl FleetSync {
             },
             "h" if reason == self.fleet.host() => {}
             "h" => self.apply_hold(&key, instant(value.parse().unwrap_or(0), now, at), at),
-            "f" => self.overrides.borrow_mut().set(&key, &value, now, at),
+            "f" => {
+                self.overrides.borrow_mut().set(&key, &value, now, at);
+                // A reset also ends holds.
+                if value.is_empty() {
+                    self.fleet.0.live.clear_holds(&key);
+                }
+            }
             _ => {}
         }
         if kind == "f" {

@@ -70,8 +70,7 @@ impl EndpointLive {
         self.latency.lock().observe(took, now);
     }
 
-    /// An attempt failed or was throttled: it counts as slow, so that failing fast
-    /// attracts no traffic.
+    /// An attempt failed: it counts as slow, so that failing fast attracts no traffic.
     pub fn failed(&self, took: Duration, now: Instant) {
         self.latency.lock().penalise(took, now);
     }

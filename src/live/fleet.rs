@@ -27,8 +27,23 @@ pub struct FleetView {
     hosts: AtomicU32,
     woken: Notify,
     states: Mutex<HashMap<String, (SharedState, Instant)>>,
-    holds: Mutex<HashMap<String, Instant>>,
+    holds: Mutex<HashMap<String, KnownHold>>,
     unpublished: Mutex<Vec<(String, Instant)>>,
+}
+
+/// A hold that some host of the fleet reported.
+#[derive(Clone, Copy, Debug)]
+struct KnownHold {
+    until: Instant,
+    /// An operator ended it on this host.
+    is_ended: bool,
+}
+
+impl KnownHold {
+    fn left(self, now: Instant) -> Option<Duration> {
+        let left = self.until.saturating_duration_since(now);
+        Some(left).filter(|left| !self.is_ended && !left.is_zero())
+    }
 }
 
 impl FleetView {
@@ -121,20 +136,31 @@ impl FleetView {
     pub fn observe_hold(&self, key: &str, until: Instant, now: Instant) -> bool {
         let mut holds = self.holds.lock();
         if holds.len() >= KEYS {
-            holds.retain(|_, until| *until > now);
+            holds.retain(|_, known| known.until > now);
         }
-        let known = holds.get(key).is_some_and(|known| *known + ALIKE >= until);
+        let known = holds.get(key).is_some_and(|known| known.until + ALIKE >= until);
         if known || holds.len() >= KEYS {
             return false;
         }
-        holds.insert(key.to_owned(), until);
+        holds.insert(key.to_owned(), KnownHold { until, is_ended: false });
         true
     }
 
     /// The remaining time of a hold that the fleet knows.
     pub fn hold_left(&self, key: &str, now: Instant) -> Option<Duration> {
-        let until = *self.holds.lock().get(key)?;
-        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+        self.holds.lock().get(key)?.left(now)
+    }
+
+    /// The holds below a key: the rest of each key, and the remaining time.
+    pub fn holds_below(&self, key: &str, now: Instant) -> Vec<(String, Duration)> {
+        let below = |known: &str| Some(known.strip_prefix(key)?.strip_prefix('/')?.to_owned());
+        let holds = self.holds.lock();
+        holds.iter().filter_map(|(known, hold)| Some((below(known)?, hold.left(now)?))).collect()
+    }
+
+    /// An operator ended a hold on this host: it does not come back.
+    pub fn end_hold(&self, key: &str) {
+        self.holds.lock().get_mut(key).into_iter().for_each(|known| known.is_ended = true);
     }
 
     /// Takes the holds of this host that are not published yet.
@@ -148,8 +174,7 @@ impl FleetView {
             .holds
             .lock()
             .iter()
-            .map(|(key, until)| (key.clone(), until.saturating_duration_since(now)))
-            .filter(|(_, left)| !left.is_zero())
+            .filter_map(|(key, known)| Some((key.clone(), known.left(now)?)))
             .collect();
         held.sort();
         held

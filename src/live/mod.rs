@@ -10,10 +10,11 @@
 
 pub mod breaker;
 pub mod buffers;
+pub mod credential;
+pub mod credential_cell;
 pub mod degradation;
 pub mod endpoint;
 pub mod fleet;
-pub mod hold;
 pub mod operator_override;
 pub mod optional;
 pub mod permit;

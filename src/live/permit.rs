@@ -1,7 +1,8 @@
 //! The slot and the permit of one attempt. Each is returned exactly once, at the latest when it
 //! is dropped.
 //!
-//! An `AttemptSlot` counts the attempt at its provider and endpoint until the response body ends.
+//! An `AttemptSlot` counts the attempt at its provider, endpoint and credential until the response
+//! body ends.
 //! A `Permit` is the breaker's permission; it is returned with an outcome when the response is
 //! committed. A permit that is dropped before that reports the outcome *ignored*.
 
@@ -9,39 +10,82 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::breaker::cell::{BreakerCell, CellPermit};
+use super::credential::{CredentialCharge, CredentialLive};
+use super::credential_cell::CredentialWait;
 use super::endpoint::EndpointLive;
-use super::hold::HoldCell;
 use super::provider::{NoCapacity, ProviderLive, ProviderSlot};
 use super::quota::provider_quota::QuotaCharge;
 use crate::clock;
 use crate::resilience::outcome::Outcome;
+use crate::resilience::rate::reported_quota::QuotaReport;
 
-/// A slot at a provider and at one of its endpoints.
+/// A slot at a provider, one of its endpoints, and a credential there.
 #[derive(Debug)]
 pub struct AttemptSlot {
     provider: Arc<ProviderLive>,
     endpoint: Arc<EndpointLive>,
+    credential: Arc<CredentialLive>,
     provider_slot: ProviderSlot,
+    credential_charge: CredentialCharge,
+}
+
+/// Why no slot is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoSlot {
+    Provider(NoCapacity),
+    Credential(CredentialWait),
 }
 
 impl AttemptSlot {
     /// Takes a slot for an attempt of this many tokens.
     ///
     /// # Errors
-    /// The capacity that the provider lacks.
-    pub fn begin(
+    /// Why there is none.
+    pub fn begin<'m>(
         provider: &Arc<ProviderLive>,
         endpoint: &Arc<EndpointLive>,
+        credential: &Arc<CredentialLive>,
+        model: impl FnOnce() -> Option<&'m str>,
         tokens: f64,
         now: Instant,
-    ) -> Result<AttemptSlot, NoCapacity> {
-        let provider_slot = provider.enter(tokens, now)?;
+    ) -> Result<AttemptSlot, NoSlot> {
+        let provider_slot = provider.enter(tokens, now).map_err(NoSlot::Provider)?;
         endpoint.begin();
-        Ok(AttemptSlot {
+        let mut slot = AttemptSlot {
             provider: Arc::clone(provider),
             endpoint: Arc::clone(endpoint),
+            credential: Arc::clone(credential),
             provider_slot,
-        })
+            credential_charge: CredentialCharge::default(),
+        };
+        match credential.admit(model, provider_slot.charge.tokens, now) {
+            Ok(charge) => slot.credential_charge = charge,
+            Err(wait) => {
+                slot.give_back();
+                return Err(NoSlot::Credential(wait));
+            }
+        }
+        Ok(slot)
+    }
+
+    pub fn credential(&self) -> &CredentialLive {
+        &self.credential
+    }
+
+    /// The response to an attempt for this model reported the remaining requests and tokens.
+    pub fn observe_reports(
+        &self,
+        model: Option<&str>,
+        reports: [Option<QuotaReport>; 2],
+        now: Instant,
+    ) {
+        self.credential.observe_reports(model, &self.credential_charge, reports, now);
+        self.provider.recheck_waiters();
+    }
+
+    /// The provider served the attempt.
+    pub fn success(&self, now: Instant) {
+        self.credential.success(&self.credential_charge, now);
     }
 
     /// The charge to the provider's quotas.
@@ -54,8 +98,9 @@ impl AttemptSlot {
         self.provider.observe(self.provider_slot, took, failed);
     }
 
-    /// Returns the charge: nothing reached the provider.
+    /// Returns the charges: nothing reached the provider.
     pub fn give_back(&mut self) {
+        self.credential.give_back(std::mem::take(&mut self.credential_charge), clock::now());
         self.provider.give_back(std::mem::take(&mut self.provider_slot.charge));
     }
 }
@@ -67,11 +112,10 @@ impl Drop for AttemptSlot {
     }
 }
 
-/// Permission of a breaker and a hold for one attempt.
+/// Permission of a breaker for one attempt.
 #[derive(Debug)]
 pub struct Permit {
     breaker: Option<(Arc<BreakerCell>, CellPermit)>,
-    hold: Option<Arc<HoldCell>>,
     probe: bool,
 }
 
@@ -83,20 +127,13 @@ pub struct ReportedPermit {
 }
 
 impl Permit {
-    pub fn new(
-        breaker: Option<(Arc<BreakerCell>, CellPermit)>,
-        hold: Option<Arc<HoldCell>>,
-    ) -> Self {
+    pub fn new(breaker: Option<(Arc<BreakerCell>, CellPermit)>) -> Self {
         let probe = breaker.as_ref().is_some_and(|(_, permit)| permit.is_probe());
-        Permit { breaker, hold, probe }
+        Permit { breaker, probe }
     }
 
     pub fn is_probe(&self) -> bool {
         self.probe
-    }
-
-    pub fn hold(&self) -> Option<&Arc<HoldCell>> {
-        self.hold.as_ref()
     }
 
     /// Returns the permit with this outcome. The result reports a later interruption of the

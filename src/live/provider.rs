@@ -16,7 +16,6 @@ use super::quota::sync::QuotaUnit;
 use crate::clock;
 use crate::policy::sections::model::Capacity;
 use crate::resilience::limits::concurrency_limit::{ConcurrencyLimit, LatencySample};
-use crate::resilience::rate::reported_quota::QuotaReport;
 use crate::resilience::rate::shared_quota::ChunkGrant;
 use crate::telemetry::metrics::{Level, Metrics, ProviderLabels};
 
@@ -238,12 +237,6 @@ impl ProviderLive {
         }
     }
 
-    /// A response reported the remaining requests and tokens.
-    pub fn observe_quota(&self, charge: QuotaCharge, left: [Option<QuotaReport>; 2]) {
-        self.quota.observe_reports(charge, left, clock::now());
-        self.recheck_waiters();
-    }
-
     /// The reply to a request for a chunk, or none arrived: waiters check again.
     pub fn chunk_received(
         &self,
@@ -256,15 +249,9 @@ impl ProviderLive {
         self.recheck_waiters();
     }
 
-    /// The largest used share of its limits: slots, requests, tokens.
-    pub fn used(&self) -> f64 {
-        let slots = f64::from(self.in_flight()) / f64::from(self.limit().max(1));
-        self.rates_used().into_iter().flatten().fold(slots, f64::max)
-    }
-
-    /// The used shares of its request and token quotas; none without such a quota.
-    pub fn rates_used(&self) -> [Option<f64>; 2] {
-        self.quota.used(clock::now())
+    /// The used share of its slots.
+    pub fn slots_used(&self) -> f64 {
+        f64::from(self.in_flight()) / f64::from(self.limit().max(1))
     }
 }
 

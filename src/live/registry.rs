@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::breaker::cell::{BreakerCell, BreakerKey};
 use super::breaker::overrides::{OverrideRules, is_under};
 use super::buffers::Buffers;
+use super::credential::CredentialLive;
+use super::credential_cell::{CredentialCell, CredentialKey};
 use super::degradation::mode::{ModeCell, Modes};
 use super::degradation::outcome_window::{OutcomeWindow, WindowKind};
 use super::endpoint::EndpointLive;
 use super::fleet::FleetView;
-use super::hold::HoldCell;
 use super::operator_override::AuditNote;
 use super::provider::ProviderLive;
 use super::queue::QueueLive;
@@ -45,7 +46,7 @@ pub struct Live {
     providers: Named<String, ProviderLive>,
     endpoints: Named<(String, String), EndpointLive>,
     breakers: Named<BreakerKey, BreakerCell>,
-    holds: Named<String, HoldCell>,
+    credentials: Named<String, CredentialLive>,
     queues: Named<String, QueueLive>,
     routes: Named<String, RouteLive>,
     usage_meters: Named<(String, String), UsageMeter>,
@@ -97,7 +98,7 @@ impl Live {
             providers: Mutex::default(),
             endpoints: Mutex::default(),
             breakers: Mutex::default(),
-            holds: Mutex::default(),
+            credentials: Mutex::default(),
             queues: Mutex::default(),
             routes: Mutex::default(),
             usage_meters: Mutex::default(),
@@ -160,10 +161,10 @@ impl Live {
         named(&self.breakers, key.clone(), make, |cell| cell.retune(policy))
     }
 
-    /// `key`: provider/endpoint/credential, and /model.
-    pub fn hold(&self, key: &str) -> Arc<HoldCell> {
-        let make = || HoldCell::new(key.to_owned(), self.fleet.as_ref());
-        named(&self.holds, key.to_owned(), make, |_| ())
+    /// `key`: without a model.
+    pub fn credential(&self, key: CredentialKey) -> Arc<CredentialLive> {
+        let name = key.to_string();
+        named(&self.credentials, name, || CredentialLive::new(key, self.fleet.as_ref()), |_| ())
     }
 
     pub fn route(&self, policy: &RoutePolicy) -> Arc<RouteLive> {
@@ -198,7 +199,7 @@ impl Live {
         forget_unused(&self.providers);
         forget_unused(&self.endpoints);
         forget_unused(&self.breakers);
-        forget_unused(&self.holds);
+        forget_unused(&self.credentials);
         forget_unused(&self.queues);
         forget_unused(&self.routes);
         forget_unused(&self.usage_meters);
@@ -264,29 +265,28 @@ impl Live {
         self.breakers.lock().values().find(|cell| cell.key().to_string() == key).cloned()
     }
 
-    /// The hold with this key, if there is one.
-    pub fn find_hold(&self, key: &str) -> Option<Arc<HoldCell>> {
-        self.holds.lock().get(key).cloned()
+    /// Applies the hold of another host: of a credential, or of a model at it.
+    pub fn hold_from_fleet(&self, key: &str, left: Duration, now: Instant) {
+        let credentials = self.credentials.lock();
+        let covering = credentials.iter().filter(|(name, _)| is_under(key, name));
+        // A reference may be the path of a file, and so the start of another.
+        let Some((name, credential)) = covering.max_by_key(|(name, _)| name.len()) else { return };
+        credential.hold_from_fleet(key[name.len()..].strip_prefix('/'), left, now);
     }
 
-    /// Ends every hold under a key: `PROVIDER`, `PROVIDER/ENDPOINT` or `PROVIDER/ENDPOINT/MODEL`.
-    /// Returns how many there are under it.
+    /// Ends every hold under a key, and forgets the reported quotas there: `PROVIDER`,
+    /// `PROVIDER/ENDPOINT`, `PROVIDER/ENDPOINT/MODEL`, or the key of a hold. Returns how many cells
+    /// there are under it.
     pub fn clear_holds(&self, key: &str) -> usize {
-        let mut parts = key.splitn(3, '/');
-        let (provider, endpoint) = (parts.next().unwrap_or_default(), parts.next());
-        let model = parts.next().map(|model| format!("/{model}"));
-        let prefix = match endpoint {
-            Some(endpoint) => format!("{provider}/{endpoint}/"),
-            None => format!("{provider}/"),
-        };
-        let is_under = |cell: &&Arc<HoldCell>| {
-            let rest = cell.key().strip_prefix(&prefix);
-            rest.is_some_and(|rest| model.as_ref().is_none_or(|model| rest.ends_with(model)))
-        };
-        let holds = all(&self.holds);
-        let cleared = holds.iter().filter(is_under).inspect(|cell| cell.clear()).count();
-        self.recheck_waiters(provider);
+        let cells = self.credential_cells();
+        let under = cells.iter().filter(|cell| cell.key().is_under(key));
+        let cleared = under.inspect(|cell| cell.clear()).count();
+        self.recheck_waiters(key.split('/').next().unwrap_or_default());
         cleared
+    }
+
+    fn credential_cells(&self) -> Vec<Arc<CredentialCell>> {
+        all(&self.credentials).iter().flat_map(|credential| credential.cells()).collect()
     }
 
     /// Breakers or holds of a provider may have changed: its waiters check again.
@@ -307,12 +307,11 @@ impl Live {
         cells
     }
 
-    /// Credentials on hold, with the remaining milliseconds.
-    pub fn held(&self) -> Vec<(String, u64)> {
+    /// Credentials, and models at them, on hold, with the remaining time.
+    pub fn held(&self) -> Vec<(CredentialKey, Duration)> {
         let now = clock::now();
-        let left = |cell: &HoldCell| Some(cell.check(now).err()?.as_millis() as u64);
-        let mut held: Vec<_> =
-            all(&self.holds).iter().filter_map(|c| Some((c.key().to_owned(), left(c)?))).collect();
+        let left = |cell: &Arc<CredentialCell>| Some((cell.key().clone(), cell.hold_left(now)?));
+        let mut held: Vec<_> = self.credential_cells().iter().filter_map(left).collect();
         held.sort();
         held
     }

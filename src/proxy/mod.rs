@@ -30,3 +30,5 @@ pub async fn run_worker(
 ) {
     worker::run(shared, load, commands, Handler).await;
 }
+
+pub use request::model_name::model_in_path;

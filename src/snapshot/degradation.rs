@@ -9,7 +9,6 @@ use crate::live::Live;
 use crate::live::degradation::episode::SignalReading;
 use crate::live::degradation::mode::{ModeCell, Modes};
 use crate::live::degradation::outcome_window::{OutcomeWindow, WindowKind};
-use crate::live::provider::ProviderLive;
 use crate::live::queue::QueueLive;
 use crate::policy::sections::model::{
     Action, CapacityUsed, Degradation, ErrorRate, Latency, Of, Policy, Quantile, QueueWaiting, Sign,
@@ -53,7 +52,7 @@ enum SignalSource {
         above: u64,
     },
     CapacityUsed {
-        of: Arc<ProviderLive>,
+        of: Arc<Provider>,
         above: f64,
     },
     /// A mode without a condition, or a route without a queue or limit.
@@ -156,10 +155,9 @@ impl SignalSource {
             Sign::QueueWaiting(QueueWaiting { queue, above }) => {
                 SignalSource::QueueWaiting { of: live.queue(&policy.queues[*queue]), above: *above }
             }
-            Sign::CapacityUsed(CapacityUsed { provider, above }) => SignalSource::CapacityUsed {
-                of: Arc::clone(&providers[*provider].live),
-                above: *above,
-            },
+            Sign::CapacityUsed(CapacityUsed { provider, above }) => {
+                SignalSource::CapacityUsed { of: Arc::clone(&providers[*provider]), above: *above }
+            }
             Sign::Manual(_) => SignalSource::Never,
         }
     }
@@ -182,7 +180,7 @@ impl SignalSource {
             SignalSource::QueueWaiting { of, above: bound } => {
                 above(Some(of.waiting() as f64), *bound as f64)
             }
-            SignalSource::CapacityUsed { of, above: bound } => above(Some(of.used()), *bound),
+            SignalSource::CapacityUsed { of, above: bound } => above(Some(of.used(now)), *bound),
             SignalSource::Never => (None, false),
         }
     }

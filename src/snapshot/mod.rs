@@ -23,6 +23,8 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::cache::CacheRegistry;
 use crate::cache::store::ResponseCache;
+use crate::live::breaker::cell::BreakerCell;
+use crate::live::credential::max_shares;
 use crate::live::degradation::outcome_window::OutcomeWindow;
 use crate::live::provider::ProviderLive;
 use crate::live::queue::QueueLive;
@@ -36,7 +38,7 @@ use crate::telemetry::access_log::LogDestination;
 use crate::telemetry::metrics::{Metrics, PolicyNames, ReasonLabels};
 
 pub use degradation::{DegradationMode, RouteMode, RouteModes};
-pub use endpoint::{Circuit, Endpoint};
+pub use endpoint::Endpoint;
 
 /// Holds the snapshot in force.
 pub type CurrentSnapshot = ArcSwap<Snapshot>;
@@ -117,12 +119,16 @@ pub struct EndpointCandidate {
 
 impl EndpointCandidate {
     /// As the balancer sees it.
-    pub fn balancer_candidate(&self, circuit: &Circuit, now: Instant) -> BalancerCandidate {
+    pub fn balancer_candidate(
+        &self,
+        breaker: Option<&BreakerCell>,
+        now: Instant,
+    ) -> BalancerCandidate {
         BalancerCandidate {
             share: self.share,
             latency: self.endpoint.live.latency(now),
             pending: self.endpoint.live.pending(),
-            slow_start: circuit.breaker.as_ref().map_or(1.0, |breaker| breaker.slow_start(now)),
+            slow_start: breaker.map_or(1.0, |breaker| breaker.slow_start(now)),
         }
     }
 }
@@ -207,6 +213,20 @@ impl Route {
     /// Counts a failed attempt that was not retried.
     pub fn count_retry_denied(&self, metrics: &Metrics, reason: &'static str) {
         metrics.retry_denied.with(&self.reason(reason)).inc();
+    }
+}
+
+impl Provider {
+    /// The largest used share of its limits: slots, requests, tokens.
+    pub fn used(&self, now: Instant) -> f64 {
+        self.rates_used(now).into_iter().flatten().fold(self.live.slots_used(), f64::max)
+    }
+
+    /// The used shares of its request and token quotas: of the policy's, or of the one with the
+    /// least left that headers reported for a credential and model.
+    pub fn rates_used(&self, now: Instant) -> [Option<f64>; 2] {
+        let reported = self.endpoints.iter().map(|endpoint| endpoint.quotas_used(now));
+        reported.fold(self.live.quota().used(now), max_shares)
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::Circuit;
+use super::{Endpoint, Provider};
 use crate::live::breaker::cell::BreakerCell;
-use crate::live::hold::HoldCell;
+use crate::live::credential_cell::WaitCause;
 use crate::live::operator_override::ActiveOverride;
 use crate::live::provider::{NoCapacity, ProviderLive};
 use crate::policy::yaml::units::show_duration;
@@ -38,16 +38,18 @@ pub struct EndpointObstacle {
 
 impl EndpointObstacle {
     /// The first obstacle for an attempt of this many tokens: drain, holds, breaker, then limits.
-    pub fn of(
-        provider: &ProviderLive,
-        circuit: &Circuit,
+    pub fn of<'m>(
+        provider: &Provider,
+        endpoint: &Endpoint,
+        model: impl Fn() -> Option<&'m str> + Copy,
         tokens: f64,
         now: Instant,
     ) -> Option<EndpointObstacle> {
-        drained(provider, now)
-            .or_else(|| held(circuit, now))
-            .or_else(|| rejected(circuit.breaker.as_deref()?, now))
-            .or_else(|| full(provider, tokens, now))
+        let corrected = provider.live.quota().corrected(tokens);
+        drained(&provider.live, now)
+            .or_else(|| blocked(endpoint, model, corrected, now))
+            .or_else(|| rejected(&*endpoint.breaker(&provider.policy, model)?, now))
+            .or_else(|| full(&provider.live, tokens, now))
     }
 
     pub fn new(kind: ObstacleKind, why: impl Into<String>) -> EndpointObstacle {
@@ -65,22 +67,35 @@ fn drained(provider: &ProviderLive, now: Instant) -> Option<EndpointObstacle> {
     Some(EndpointObstacle::new(ObstacleKind::Drained, why).until(remaining(&active)))
 }
 
-/// The hold that ends first, if every credential has one.
-fn held(circuit: &Circuit, now: Instant) -> Option<EndpointObstacle> {
-    let holds = circuit.holds.iter();
-    let left: Option<Vec<(Duration, &HoldCell)>> =
-        holds.map(|hold| Some((hold.check(now).err()?, &**hold))).collect();
-    let (wait, hold) = left?.into_iter().min_by_key(|(wait, _)| *wait)?;
-    let shown = show(wait);
-    let why = match hold.reason() {
-        Some(HoldReason::RetryAfter) => format!("on hold for {shown}, as it asked to wait"),
-        Some(HoldReason::Backoff) => format!("on hold for {shown}, because it was throttled"),
-        Some(HoldReason::Credential) => {
+/// The hold or the reported quota that ends first, if every credential has one.
+fn blocked<'m>(
+    endpoint: &Endpoint,
+    model: impl Fn() -> Option<&'m str> + Copy,
+    tokens: f64,
+    now: Instant,
+) -> Option<EndpointObstacle> {
+    let waits = endpoint.credentials.iter().map(|one| one.check(model, tokens, now).err());
+    let waits: Option<Vec<_>> = waits.collect();
+    let first = waits?.into_iter().min_by_key(|blocked| blocked.wait)?;
+    let shown = show(first.wait);
+    let why = match first.cause {
+        WaitCause::Hold(HoldReason::RetryAfter) => {
+            format!("on hold for {shown}, as it asked to wait")
+        }
+        WaitCause::Hold(HoldReason::Backoff) => {
+            format!("on hold for {shown}, because it was throttled")
+        }
+        WaitCause::Hold(HoldReason::Credential) => {
             format!("on hold for {shown}, because it rejected the credential")
         }
-        None => format!("its traffic grows again after a hold; next attempt in {shown}"),
+        WaitCause::SlowStart => {
+            format!("its traffic grows again after a hold; next attempt in {shown}")
+        }
+        WaitCause::Quota => format!("by its quota headers, its quota is used up for {shown}"),
     };
-    Some(EndpointObstacle::new(ObstacleKind::Held, why).until(Some(wait)))
+    let is_quota = first.cause == WaitCause::Quota;
+    let kind = if is_quota { ObstacleKind::RateLimited } else { ObstacleKind::Held };
+    Some(EndpointObstacle::new(kind, why).until(Some(first.wait)))
 }
 
 fn rejected(breaker: &BreakerCell, now: Instant) -> Option<EndpointObstacle> {

@@ -113,23 +113,40 @@ const MAX_DETAILS: usize = 16;
 /// The class that an error body states, if it states more than its status.
 pub fn class_of_error(body: &[u8]) -> Option<AttemptClass> {
     let json = serde_json::from_slice::<Value>(body).ok()?;
-    // Google wraps the error in an array when the response is streamed.
-    let json = json.get(0).unwrap_or(&json);
-    // OpenAI's responses wrap it in the response.
-    let json = json.get("response").filter(|inner| inner.get("error").is_some()).unwrap_or(json);
-    let error = json.get("error").filter(|error| error.is_object()).unwrap_or(json);
+    let (json, error) = error_in(&json);
     let message = [error.get("message"), json.get("message"), json.get("error")];
     let mut messages = message.into_iter().flatten().filter_map(Value::as_str);
-    let details = error.get("details").and_then(Value::as_array);
-    let mut details = details.into_iter().flatten().take(MAX_DETAILS);
     class_of_code(error)
         .or_else(|| messages.find_map(class_of_message))
         .or_else(|| is_unknown_to_anthropic(error).then_some(Unsupported))
         .or_else(|| {
-            details.find_map(|detail| {
+            details(error).find_map(|detail| {
                 class_of_code(detail).or_else(|| is_daily_quota(detail).then_some(Credential))
             })
         })
+}
+
+/// Whether an error of class `credential` concerns the request's model only: a quota per model is used
+/// up.
+pub fn concerns_model(body: &[u8]) -> bool {
+    let Ok(json) = serde_json::from_slice::<Value>(body) else { return false };
+    let (_, error) = error_in(&json);
+    let is_of_model = |detail| has_violation(detail, &["permodel", "per_model", "per model"]);
+    class_of_code(error).is_none() && details(error).any(is_of_model)
+}
+
+/// The object with the error, and the error.
+fn error_in(json: &Value) -> (&Value, &Value) {
+    // Google wraps the error in an array when the response is streamed.
+    let json = json.get(0).unwrap_or(json);
+    // OpenAI's responses wrap it in the response.
+    let json = json.get("response").filter(|inner| inner.get("error").is_some()).unwrap_or(json);
+    (json, json.get("error").filter(|error| error.is_object()).unwrap_or(json))
+}
+
+fn details(error: &Value) -> impl Iterator<Item = &Value> {
+    let details = error.get("details").and_then(Value::as_array);
+    details.into_iter().flatten().take(MAX_DETAILS)
 }
 
 /// The class of a failure whose status, such as 200, says nothing.
@@ -160,12 +177,17 @@ fn is_unknown_to_anthropic(error: &Value) -> bool {
 
 /// A `google.rpc.QuotaFailure` of a quota per day.
 fn is_daily_quota(detail: &Value) -> bool {
+    has_violation(detail, &["perday", "per_day", "per day"])
+}
+
+/// Whether the name of a violated quota contains one of these words.
+fn has_violation(detail: &Value, words: &[&str]) -> bool {
     let violations = detail.get("violations").and_then(Value::as_array);
     violations.into_iter().flatten().take(MAX_DETAILS).any(|violation| {
         let names = ["quotaId", "quotaMetric", "subject", "description"];
         names.iter().filter_map(|name| violation.get(name)?.as_str()).any(|name| {
             let name = name.to_lowercase();
-            name.contains("perday") || name.contains("per_day") || name.contains("per day")
+            words.iter().any(|word| name.contains(word))
         })
     })
 }
@@ -193,6 +215,17 @@ mod tests {
         ] {
             assert_eq!(class_of_error(body.as_bytes()), Some(Credential), "{body}");
         }
+    }
+
+    #[test]
+    fn a_quota_per_model_concerns_that_model_only() {
+        let quota = |id: &str| {
+            r#"{"error":{"details":[{"violations":[{"quotaId":"ID"}]}]}}"#.replace("ID", id)
+        };
+        assert!(concerns_model(quota("GenerateRequestsPerDayPerProjectPerModel").as_bytes()));
+        assert!(!concerns_model(quota("RequestsPerDayPerProject").as_bytes()));
+        assert!(!concerns_model(br#"{"error":{"code":"insufficient_quota"}}"#));
+        assert!(!concerns_model(b""));
     }
 
     #[test]

@@ -3,9 +3,14 @@
 use std::thread;
 use std::time::Instant;
 
-use crate::fixtures::api;
+use serde_json::json;
+
+use crate::fixtures::{CHAT, api, post_admin, problem_type};
 use crate::scenario::{LONG, MS, SECOND, Stop, alone, beside_others, keep_calling, yaml};
-use crate::support::{Behaviour, Fleet, Origin, RedisServer, Request, eventually, fleet};
+use crate::support::fleet::host;
+use crate::support::{
+    Behaviour, Call, Fleet, Origin, RedisServer, Request, Sidecar, eventually, fleet,
+};
 
 const HOSTS: usize = 5;
 
@@ -86,4 +91,47 @@ fn no_host_calls_before_the_hold_ends_and_all_call_afterwards() {
         });
         drop(end);
     });
+}
+
+/// A call for this model.
+fn call_for(model: &str) -> Call {
+    Call::json(CHAT, &json!({ "model": model }))
+}
+
+#[test]
+fn a_429_for_one_model_holds_that_model_on_every_host() {
+    let _room = beside_others();
+    let (a, redis) = (Origin::start(Behaviour::Chat), RedisServer::start());
+    a.set(Behaviour::custom(|request| {
+        match String::from_utf8_lossy(&request.body).contains("big") {
+            true => Behaviour::status(429, &[("retry-after", "100")]),
+            false => Behaviour::Chat,
+        }
+    }));
+    let policy = yaml(&a.url(), LONG);
+    let mut fleet = fleet(2, &redis, &policy);
+    assert_eq!(fleet[0].send(&call_for("vendor/big")).status, 429);
+    let held = |host: &Sidecar| {
+        let key = api(host, "/api/circuit-breakers")["held"][0]["key"].clone();
+        key.as_str().map(str::to_owned)
+    };
+    let wait_for = |host: &Sidecar, key: Option<&str>| {
+        eventually("the hold arrives or is gone", || match held(host) {
+            found if found.as_deref() == key => Ok(()),
+            found => Err(format!("{found:?}")),
+        });
+    };
+    // A host that starts later reads it from Redis.
+    fleet.push(host(&redis.url(), &policy).start());
+    for host in fleet.iter() {
+        wait_for(host, Some("a/main/-/vendor/big"));
+        assert_eq!(problem_type(&host.send(&call_for("vendor/big"))), "held");
+        assert_eq!(host.send(&call_for("small")).status, 200);
+    }
+    assert_eq!(a.count(), 4);
+    post_admin(&fleet[0], "/api/circuit-breakers/reset/a/main/vendor%2Fbig", &json!({}));
+    wait_for(&fleet[0], None);
+    wait_for(&fleet[1], Some("a/main/-/vendor/big"));
+    post_admin(&fleet[0], "/api/circuit-breakers/reset/a", &json!({ "fleet": true }));
+    fleet.iter().for_each(|host| wait_for(host, None));
 }

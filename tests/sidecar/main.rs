@@ -50,6 +50,7 @@ mod overrides;
 mod presets;
 mod provider_quirks;
 mod queue;
+mod quotas;
 mod raw_tcp;
 mod refusal_reasons;
 mod refusals;

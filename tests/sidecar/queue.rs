@@ -358,7 +358,7 @@ fn a_provider_that_reports_no_remaining_quota_gets_no_request_until_it_resets() 
                 { name: all, providers: [a] } ]\n";
     let sidecar = single_worker(&policy(&[("a", &origin.url(), "auth: none")], rest));
     assert_eq!(sidecar.send(&chat()).status, 200);
-    let response = sidecar.send(&Call::post("/quick", "{}"));
+    let response = sidecar.send(&Call::post("/quick", r#"{"model":"small"}"#));
     assert_eq!(response.status, 503, "{}", response.text());
     assert_eq!(origin.count(), 1);
     // A hundred requests in fifty seconds is one every half second.

@@ -1,5 +1,6 @@
 -- Stores a hold for all hosts; of two ends the later one counts. The value is `end at`, the end and the time of writing.
--- The difference bounds the wait if the clock is set.
+-- The difference bounds the wait if the clock is set. At most 1024 are stored; past that, a hold reaches the hosts that read the
+-- stream.
 -- KEYS: holds, stream. ARGV: key, left_ms, host
 local holds, stream = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
@@ -21,7 +22,9 @@ if now + left > known then
       if read(all[i + 1]) <= now then redis.call('HDEL', holds, all[i]) end
     end
   end
-  redis.call('HSET', holds, ARGV[1], whole(now + left) .. ' ' .. whole(now))
+  if redis.call('HLEN', holds) < 1024 or redis.call('HEXISTS', holds, ARGV[1]) == 1 then
+    redis.call('HSET', holds, ARGV[1], whole(now + left) .. ' ' .. whole(now))
+  end
   redis.call('XADD', stream, 'MAXLEN', '~', 4096, '*', 'k', 'h', 'p', ARGV[1], 'r', whole(now + left), 'n', whole(now), 'w', ARGV[3])
 end
 return whole(now)

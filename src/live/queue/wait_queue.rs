@@ -241,6 +241,19 @@ impl WaitTicket {
         self.wait_queue.state.lock().queue_rules.offers(self.ticket)
     }
 
+    /// Moves to the group whose breakers, holds and quotas have this key.
+    pub fn set_state(&mut self, key: u64, now: Instant) {
+        if self.group.state == key {
+            return;
+        }
+        self.group.state = key;
+        self.wait_queue.locked(|state| {
+            let Some(waiting) = state.waiting.get(&self.ticket) else { return };
+            let group = GroupKey { providers: waiting.providers.clone(), ..self.group.clone() };
+            state.queue_rules.move_to_group(self.ticket, group, now);
+        });
+    }
+
     /// Reports the results of checking its offers, when none could be used.
     pub fn report(&self, result: &[(u32, DispatchResult)], now: Instant) {
         self.wait_queue.locked(|state| {

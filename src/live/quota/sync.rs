@@ -19,17 +19,15 @@ words! {
 
 impl ProviderRates {
     fn shared(&mut self, unit: QuotaUnit) -> Option<&mut SharedQuota> {
-        let quota = match unit {
-            QuotaUnit::Requests => &mut self.requests,
-            QuotaUnit::Tokens => &mut self.tokens,
-        };
-        quota.policy.as_mut()
+        match unit {
+            QuotaUnit::Requests => self.requests.as_mut(),
+            QuotaUnit::Tokens => self.tokens.as_mut(),
+        }
     }
 
     /// Whether a chunk is to be requested.
     pub(crate) fn are_due(&self, now: Instant) -> bool {
-        let quotas = [&self.requests, &self.tokens].into_iter().flat_map(|quota| &quota.policy);
-        quotas.into_iter().any(|quota| quota.is_due(now))
+        [&self.requests, &self.tokens].into_iter().flatten().any(|quota| quota.is_due(now))
     }
 }
 

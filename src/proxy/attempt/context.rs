@@ -17,6 +17,7 @@ use crate::proxy::request::cached_fallback::CachedFallback;
 use crate::proxy::request::head::RequestHead;
 use crate::proxy::request::headers::{self, HeaderMarks};
 use crate::proxy::request::limits::RequestLimits;
+use crate::proxy::request::model_name::model_in_path;
 use crate::proxy::request::stream_flag::requests_stream;
 use crate::resilience::outcome::Idempotence;
 use crate::snapshot::Route;
@@ -90,6 +91,11 @@ impl ProxyRequest {
         let last = self.attempts.last().map(|endpoint| endpoint.candidate(route));
         let own = last.and_then(|candidate| candidate.provider.policy.retry.as_ref());
         own.unwrap_or(&route.policy.retry)
+    }
+
+    /// The model that the body names, or else the path. Reads the body if nothing else did.
+    pub fn model(&self) -> Option<&str> {
+        self.body.find_model().or_else(|| model_in_path(self.head.uri().path()))
     }
 
     /// Buffer space for a body that is held back.

@@ -36,6 +36,7 @@ use crate::proxy::signals::quota_headers::{reported_quotas, retry_after};
 use crate::resilience::outcome::{AttemptClass, RetryScope};
 use crate::snapshot::{EndpointCandidate, Route};
 use crate::stream::framing::StreamFormat;
+use crate::stream::known_errors::concerns_model;
 use crate::stream::reader::{StreamEnd, StreamReader};
 use crate::upstream::IncomingBody;
 
@@ -84,7 +85,7 @@ pub async fn inspect(
     }
     let candidate = received.selection.endpoint.candidate(route);
     let status = received.head.status.as_u16();
-    observe_quota(candidate, &received);
+    observe_quota(request, candidate, &received);
     // Retry-After of a good response does not ask to wait.
     let retry_after = match status >= 300 {
         true => retry_after(&received.head.headers, clock::wall),
@@ -111,6 +112,7 @@ pub async fn inspect(
     let report = AttemptReport {
         retry_after,
         forbids_retry: signals.forbids_retry,
+        of_model: class == AttemptClass::Credential && body.whole().is_some_and(concerns_model),
         ..AttemptReport::new(class, status, received.took)
     };
     if request.resume.is_some() && received.reader.is_none() && report.commits() {
@@ -120,12 +122,16 @@ pub async fn inspect(
 }
 
 /// Follows the provider's quota headers, if its policy says so.
-fn observe_quota(candidate: &EndpointCandidate, received: &ReceivedResponse) {
+fn observe_quota(
+    request: &ProxyRequest,
+    candidate: &EndpointCandidate,
+    received: &ReceivedResponse,
+) {
     if candidate.provider.policy.capacity.follow_headers {
         let quotas = reported_quotas(&received.head.headers, clock::wall);
         if quotas.requests.is_some() || quotas.tokens.is_some() {
-            let charge = received.selection.flight.charge();
-            candidate.provider.live.observe_quota(charge, [quotas.requests, quotas.tokens]);
+            let reports = [quotas.requests, quotas.tokens];
+            received.selection.flight.observe_reports(request.model(), reports, clock::now());
         }
     }
 }

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::context::ProxyRequest;
 use super::inspect::ReceivedResponse;
 use super::prebuffer::{BodyDeadlines, DISCARDED, PrebufferLimit, Prebuffered, ReadUntil};
 use super::report::{AttemptTime, report_evidence};
@@ -52,20 +53,22 @@ struct LateAttempt {
     _place: Observation,
 }
 
-/// Lets an attempt without a response head go on for the rest of its time. `body` has the room of the
-/// request body, which is kept for a probe however large it is: no other request might ever find out
-/// that the endpoint has recovered.
+/// Lets an attempt without a response head go on for the rest of its time. A probe keeps a request
+/// body however large it is: no other request might ever find out that the endpoint has recovered.
 pub fn observe_head(
+    request: &ProxyRequest,
     route: &Route,
     selection: Box<Selection>,
     pending: PendingHead,
     granted: Duration,
-    body: Reservation,
 ) {
-    if body.bytes() > MAX_BODY && !selection.permit.is_probe() {
+    let mut body = request.reservation();
+    let is_small = request.body.len() <= MAX_BODY || selection.permit.is_probe();
+    if !is_small || !body.grow(request.body.len()) {
         return;
     }
     let Some(attempt) = LateAttempt::begin(route, selection, granted) else { return };
+    let model = request.model().map(str::to_owned);
     tokio::task::spawn_local(async move {
         let _body = body;
         match Timer::default().until(attempt.until, pending).await {
@@ -73,11 +76,16 @@ pub fn observe_head(
                 let status = head.status.as_u16();
                 let wait = retry_after(&head.headers, clock::wall);
                 let class = AttemptClass::of_status(status, wait.is_some());
-                attempt.end(class, wait);
+                if class == AttemptClass::Throttled {
+                    let now = clock::now();
+                    let credential = attempt.selection.flight.credential();
+                    credential.cell(model.as_deref(), now).throttled(wait, now);
+                }
+                attempt.end(class);
             }
             Ok(Err(SendError::Unsent(..))) => {}
             Ok(Err(SendError::Failed(_))) | Err(_) => {
-                attempt.end(AttemptClass::Failure, None);
+                attempt.end(AttemptClass::Failure);
             }
         }
     });
@@ -103,7 +111,7 @@ pub fn observe_body(route: &Route, received: ReceivedResponse, granted: Duration
             Prebuffered::Error(class, _) => class,
             Prebuffered::Failed(_) => AttemptClass::Failure,
         };
-        attempt.end(class, None);
+        attempt.end(class);
     });
 }
 
@@ -121,12 +129,9 @@ impl LateAttempt {
         })
     }
 
-    fn end(mut self, class: AttemptClass, retry_after: Option<Duration>) {
+    fn end(mut self, class: AttemptClass) {
         let now = clock::now();
         let took = now.saturating_duration_since(self.selection.started);
-        if let (AttemptClass::Throttled, Some(hold)) = (class, self.selection.permit.hold()) {
-            hold.throttled(retry_after, now);
-        }
         if self.selection.permit.is_probe() {
             // The breaker learns how long the probe delayed its request.
             let delay = self.left.saturating_duration_since(self.selection.started);

@@ -93,10 +93,10 @@ fn obstacle(
     candidate: &EndpointCandidate,
     now: Instant,
 ) -> EndpointObstacle {
-    let circuit = candidate.endpoint.circuit(&candidate.provider.policy, request.body.model());
-    let (provider, tokens) = (&candidate.provider.live, request.limits.tokens());
+    let (provider, endpoint) = (&candidate.provider, &candidate.endpoint);
+    let tokens = request.limits.tokens();
     not_allowed(request, candidate)
-        .or_else(|| EndpointObstacle::of(provider, &circuit, tokens, now))
+        .or_else(|| EndpointObstacle::of(provider, endpoint, || request.model(), tokens, now))
         .or_else(|| not_yet(request, candidate))
         .unwrap_or_else(|| {
             EndpointObstacle::new(ObstacleKind::NoCapacity, "available again by now")

@@ -76,6 +76,16 @@ pub enum Prebuffered {
     Failed(PrebufferError),
 }
 
+impl Prebuffered {
+    /// The body, if it was read to its end.
+    pub fn whole(&self) -> Option<&[u8]> {
+        match self {
+            Prebuffered::Complete(body, _) => Some(body),
+            _ => None,
+        }
+    }
+}
+
 /// How a body failed before the commit.
 #[derive(Debug)]
 pub enum PrebufferError {

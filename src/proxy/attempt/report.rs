@@ -33,6 +33,8 @@ pub struct AttemptReport {
     pub timed_out: bool,
     /// A header says that a retry is useless.
     pub forbids_retry: bool,
+    /// A rejection that concerns one model, not the credential.
+    pub of_model: bool,
     /// It got less time than the policy grants, so it says nothing about its endpoint.
     pub cut_short: bool,
     pub error: Option<String>,
@@ -134,10 +136,8 @@ pub fn report_evidence(
     now: Instant,
 ) -> Option<ReportedPermit> {
     let AttemptTime { took, is_latency } = time;
-    if let (AttemptClass::Success | AttemptClass::Unsupported, Some(hold)) =
-        (class, selection.permit.hold())
-    {
-        hold.success(now);
+    if matches!(class, AttemptClass::Success | AttemptClass::Unsupported) {
+        selection.flight.success(now);
     }
     let reported = selection.permit.report(class.outcome(), took, now);
     report_latency(live, selection, class, took, now);
@@ -181,15 +181,16 @@ fn hold(
 ) {
     let endpoint = &selection.endpoint.candidate(route).endpoint;
     let status = report.status;
-    let Some(hold) = selection.permit.hold() else { return };
+    let credential = selection.flight.credential();
     match report.class {
         AttemptClass::Throttled => {
             let respected = request.retry_policy(route).respect_retry_after;
-            let until = hold.throttled(report.retry_after.filter(|_| respected), now);
+            let cell = credential.cell(request.model(), now);
+            let until = cell.throttled(report.retry_after.filter(|_| respected), now);
             endpoint.holds.inc();
             let left = until.saturating_duration_since(now);
-            let (endpoint, left) = (hold.key(), format!("{left:.1?}"));
-            tracing::info!(endpoint, status, left, "held: the provider asked to wait");
+            let (endpoint, left) = (cell.key(), format!("{left:.1?}"));
+            tracing::info!(%endpoint, status, left, "held: the provider asked to wait");
         }
         AttemptClass::Credential => {
             // The client's own credential is not held: another client has another.
@@ -197,12 +198,14 @@ fn hold(
                 || route.tiers.len() == 1
                     && route.tiers[0].candidates.len() == 1
                     && endpoint.credential_count() <= 1;
-            if !is_only && let Some(until) = hold.credential(status, now) {
+            let model = request.model().filter(|_| report.of_model);
+            let cell = credential.cell(model, now);
+            if !is_only && let Some(until) = cell.rejected(status, now) {
                 endpoint.holds.inc();
                 let left = until.saturating_duration_since(now);
-                let endpoint = hold.key();
+                let endpoint = cell.key();
                 tracing::warn!(
-                    endpoint,
+                    %endpoint,
                     status,
                     left = format_args!("{left:.1?}"),
                     "held: the provider rejected the credential"
@@ -222,10 +225,11 @@ fn report_latency(
     now: Instant,
 ) {
     match class.outcome() {
-        Outcome::Failure | Outcome::Throttled => live.failed(took, now),
+        Outcome::Failure => live.failed(took, now),
         Outcome::Success if selection.permit.is_probe() => live.recovered(took, now),
         Outcome::Success if class == AttemptClass::Success => live.responded(took, now),
-        Outcome::Success | Outcome::Ignored => {}
+        // The hold keeps away what was throttled: one model, or one credential. Others are served.
+        Outcome::Success | Outcome::Throttled | Outcome::Ignored => {}
     }
     if class.outcome() != Outcome::Ignored {
         selection.flight.observe(took, class.outcome() != Outcome::Success);
@@ -269,6 +273,7 @@ impl AttemptReport {
             retry_after: None,
             timed_out: false,
             forbids_retry: false,
+            of_model: false,
             cut_short: false,
             error: None,
         }

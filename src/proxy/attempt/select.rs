@@ -12,10 +12,12 @@ use http::Method;
 
 use super::context::ProxyRequest;
 use super::report::UsageKey;
-use super::state::{Circuits, EndpointIndex, RetryTime};
+use super::state::{Breakers, EndpointIndex, RetryTime};
 use super::wait::has_turn;
 use crate::clock;
-use crate::live::permit::{AttemptSlot, Permit};
+use crate::live::breaker::cell::BreakerCell;
+use crate::live::credential_cell::{CredentialWait, WaitCause};
+use crate::live::permit::{AttemptSlot, NoSlot, Permit};
 use crate::live::provider::NoCapacity;
 use crate::live::quota::usage_meter::AttemptKind;
 use crate::policy::presets::generation::GenerationKind;
@@ -24,7 +26,7 @@ use crate::proxy::request::headers::is_encoded;
 use crate::proxy::request::rewrite;
 use crate::resilience::breaker::{RejectReason, Rejection};
 use crate::resilience::outcome::{AttemptClass, RetryScope, retry_scope};
-use crate::snapshot::{Circuit, EndpointCandidate, Route};
+use crate::snapshot::{EndpointCandidate, Route};
 
 /// Why no other provider may be used.
 pub(super) const OTHER_KEY: &str =
@@ -84,7 +86,7 @@ pub enum CandidateFilter {
 #[derive(Clone, Copy)]
 struct Candidate<'a> {
     of: &'a EndpointCandidate,
-    circuit: &'a Circuit,
+    breaker: Option<&'a Arc<BreakerCell>>,
     endpoint: EndpointIndex,
 }
 
@@ -101,10 +103,10 @@ pub fn select_endpoint(
 ) -> Result<Box<Selection>, Unavailable> {
     let candidates = &route.tiers[tier].candidates;
     let count = candidates.len().min(MAX_CANDIDATES);
-    let circuits = &*tier_circuits(request, route, tier);
+    let breakers = &*tier_breakers(request, route, tier);
     let candidate = |index: usize| Candidate {
         of: &candidates[index],
-        circuit: &circuits[index],
+        breaker: breakers[index].as_ref(),
         endpoint: EndpointIndex { tier, index },
     };
     let mut unavailable = Unavailable::default();
@@ -117,7 +119,7 @@ pub fn select_endpoint(
     }
     let mut sticky = sticky_candidate(request, route, candidates, eligible, now);
     while eligible != 0 {
-        let balanced = || balance(request, route, circuits, tier, eligible, now);
+        let balanced = || balance(request, route, breakers, tier, eligible, now);
         let Some(index) = sticky.take().or_else(balanced) else { break };
         match reserve(request, candidate(index), filter, now) {
             Ok(selection) => return Ok(selection),
@@ -146,7 +148,7 @@ fn sticky_candidate(
 fn balance(
     request: &ProxyRequest,
     route: &Route,
-    circuits: &[Arc<Circuit>],
+    breakers: &[Option<Arc<BreakerCell>>],
     tier: usize,
     eligible: u64,
     now: Instant,
@@ -156,7 +158,7 @@ fn balance(
     }
     let candidates = &route.tiers[tier].candidates;
     let wants_probe = |index: &usize| {
-        let breaker = circuits[*index].breaker.as_ref();
+        let breaker = breakers[*index].as_ref();
         eligible & (1 << index) != 0 && breaker.is_some_and(|b| b.wants_probe(now))
     };
     if let Some(index) = (0..candidates.len().min(MAX_CANDIDATES)).find(wants_probe) {
@@ -164,23 +166,23 @@ fn balance(
     }
     let mut seen = request.worker.candidates.borrow_mut();
     seen.clear();
-    let pairs = candidates.iter().zip(circuits).take(MAX_CANDIDATES);
-    seen.extend(pairs.map(|(candidate, circuit)| candidate.balancer_candidate(circuit, now)));
+    let pairs = candidates.iter().zip(breakers).take(MAX_CANDIDATES);
+    seen.extend(pairs.map(|(one, breaker)| one.balancer_candidate(breaker.as_deref(), now)));
     let is_eligible = |index: usize| eligible & (1 << index) != 0;
     route.live.select(tier, route.policy.balance, &seen, is_eligible, clock::draw())
 }
 
-/// Breaker and holds of each candidate of a tier for the request's model, resolved once.
-fn tier_circuits(request: &ProxyRequest, route: &Route, tier: usize) -> Circuits {
-    let mut known = request.attempts.circuits.borrow_mut();
+/// The breaker of each candidate of a tier for the request's model, resolved once.
+fn tier_breakers(request: &ProxyRequest, route: &Route, tier: usize) -> Breakers {
+    let mut known = request.attempts.breakers.borrow_mut();
     match &*known {
-        Some((of, circuits)) if *of == tier => Rc::clone(circuits),
+        Some((of, breakers)) if *of == tier => Rc::clone(breakers),
         _ => {
-            let model = request.body.model();
-            let circuit = |c: &EndpointCandidate| c.endpoint.circuit(&c.provider.policy, model);
-            let circuits: Circuits = route.tiers[tier].candidates.iter().map(circuit).collect();
-            *known = Some((tier, Rc::clone(&circuits)));
-            circuits
+            let breaker =
+                |c: &EndpointCandidate| c.endpoint.breaker(&c.provider.policy, || request.model());
+            let breakers: Breakers = route.tiers[tier].candidates.iter().map(breaker).collect();
+            *known = Some((tier, Rc::clone(&breakers)));
+            breakers
         }
     }
 }
@@ -192,7 +194,7 @@ fn check_candidate(
     filter: CandidateFilter,
     now: Instant,
 ) -> Result<(), Unavailable> {
-    let Candidate { of, circuit, endpoint } = candidate;
+    let Candidate { of, breaker, endpoint } = candidate;
     if why_not_permitted(request, of).is_some() {
         return Err(Unavailable::default());
     }
@@ -203,14 +205,14 @@ fn check_candidate(
         return Err(Unavailable { drained: true, ..Unavailable::default() });
     }
     let mut unavailable = Unavailable::default();
-    let usable = (0..circuit.holds.len()).any(|credential| {
+    let usable = (0..of.endpoint.credentials.len()).any(|credential| {
         let checked = check_credential(request, candidate, credential, filter, now);
         checked.map_err(|why| unavailable.merge(why)).is_ok()
     });
     if !usable {
         return Err(unavailable);
     }
-    if let Some(Err(rejection)) = circuit.breaker.as_ref().map(|b| b.check(now)) {
+    if let Some(Err(rejection)) = breaker.map(|breaker| breaker.check(now)) {
         return Err(Unavailable::rejected(rejection));
     }
     check_capacity(request, of, now)
@@ -226,7 +228,7 @@ pub fn is_eligible(
     let never = |credential| {
         attempts.find(endpoint, credential).is_some_and(|tried| tried.retry == RetryTime::Never)
     };
-    let spent = (0..candidate.endpoint.credential_count().max(1)).all(never);
+    let spent = (0..candidate.endpoint.credentials.len()).all(never);
     !(attempts.excludes(endpoint) || spent)
         && why_not_permitted(request, candidate).is_none()
         && can_continue(request, candidate)
@@ -269,26 +271,18 @@ pub fn check_provider(
     now: Instant,
 ) -> Result<(), Unavailable> {
     let tier = request.attempts.tier;
-    let circuits = tier_circuits(request, route, tier);
+    let breakers = tier_breakers(request, route, tier);
     let candidates = route.tiers[tier].candidates.iter().enumerate().take(MAX_CANDIDATES);
     let mut unavailable = Unavailable::default();
     for (index, of) in candidates.filter(|(_, of)| of.provider.live.id() == provider) {
         let endpoint = EndpointIndex { tier, index };
-        let candidate = Candidate { of, circuit: &circuits[index], endpoint };
+        let candidate = Candidate { of, breaker: breakers[index].as_ref(), endpoint };
         match check_candidate(request, candidate, filter, now) {
             Ok(()) => return Ok(()),
             Err(why) => unavailable.merge(why),
         }
     }
     Err(unavailable)
-}
-
-/// Identifies the breakers and holds of a tier: those of another model have another key.
-pub fn circuits_key(request: &ProxyRequest, route: &Route, tier: usize) -> u64 {
-    let circuits = tier_circuits(request, route, tier);
-    circuits
-        .iter()
-        .fold(0, |key: u64, circuit| key.rotate_left(7) ^ Arc::as_ptr(circuit).addr() as u64)
 }
 
 /// Whether the request may use this credential now.
@@ -299,8 +293,7 @@ fn check_credential(
     filter: CandidateFilter,
     now: Instant,
 ) -> Result<(), Unavailable> {
-    let circuit = candidate.circuit;
-    let held = circuit.holds[credential].check(now).err();
+    let blocked = check_state(request, candidate.of, credential, now).err();
     let tried = request.attempts.find(candidate.endpoint, credential);
     let wait = match (tried.map(|tried| tried.retry), filter) {
         (None, CandidateFilter::Untried) => None,
@@ -310,16 +303,27 @@ fn check_credential(
         }
         _ => return Err(Unavailable::default()),
     };
-    match held.max(wait) {
-        None => Ok(()),
-        wait => {
-            let guess = held.is_some() && circuit.holds[credential].is_backoff();
-            let shared = held.filter(|_| wait == held);
-            let own = wait.filter(|_| wait != held);
-            let held = held.is_some();
-            Err(Unavailable { wait, shared, own, held, guess, ..Unavailable::default() })
+    match (blocked, wait) {
+        (None, None) => Ok(()),
+        (Some(blocked), wait) if wait.is_none_or(|wait| wait <= blocked.wait) => {
+            Err(Unavailable::blocked(blocked))
+        }
+        (blocked, wait) => {
+            let known = blocked.map(Unavailable::blocked).unwrap_or_default();
+            Err(Unavailable { wait, own: wait, shared: None, ..known })
         }
     }
+}
+
+/// Whether the holds and the reported quotas of a credential allow an attempt now.
+pub fn check_state(
+    request: &ProxyRequest,
+    candidate: &EndpointCandidate,
+    credential: usize,
+    now: Instant,
+) -> Result<(), CredentialWait> {
+    let tokens = candidate.provider.live.quota().corrected(request.limits.tokens());
+    candidate.endpoint.credentials[credential].check(|| request.model(), tokens, now)
 }
 
 /// Reserves capacity and gets the permission of hold and breaker.
@@ -329,22 +333,17 @@ fn reserve(
     filter: CandidateFilter,
     now: Instant,
 ) -> Result<Box<Selection>, Unavailable> {
-    let Candidate { of, circuit, endpoint } = candidate;
+    let Candidate { of, breaker, endpoint } = candidate;
     let usable =
         |credential: usize| check_credential(request, candidate, credential, filter, now).is_ok();
     let credential = of.endpoint.next_credential(usable).ok_or_else(Unavailable::default)?;
-    let tokens = request.limits.tokens();
-    let mut flight = AttemptSlot::begin(&of.provider.live, &of.endpoint.live, tokens, now)
-        .map_err(Unavailable::lacking)?;
-    let hold = &circuit.holds[credential];
-    let admitted =
-        hold.admit(now).map_err(|wait| Unavailable { held: true, ..Unavailable::shared(wait) });
-    let admitted = admitted.and_then(|()| match &circuit.breaker {
-        None => Ok(None),
-        Some(cell) => Ok(Some((Arc::clone(cell), cell.admit(now).map_err(Unavailable::rejected)?))),
-    });
-    let breaker = admitted.inspect_err(|_| flight.give_back())?;
-    let permit = Permit::new(breaker, Some(Arc::clone(hold)));
+    let (live, tokens) = (&of.endpoint.live, request.limits.tokens());
+    let key = &of.endpoint.credentials[credential];
+    let begun = AttemptSlot::begin(&of.provider.live, live, key, || request.model(), tokens, now);
+    let mut flight = begun.map_err(Unavailable::no_slot)?;
+    let admitted = breaker.map(|cell| Ok((Arc::clone(cell), cell.admit(now)?))).transpose();
+    let admitted = admitted.map_err(Unavailable::rejected).inspect_err(|_| flight.give_back())?;
+    let permit = Permit::new(admitted);
     let turn = request.turn();
     Ok(Box::new(Selection { endpoint, credential, turn, permit, flight, started: now }))
 }
@@ -375,6 +374,18 @@ impl Unavailable {
             NoCapacity::Concurrency => Unavailable { no_capacity: true, ..Unavailable::default() },
             NoCapacity::Rate(wait) => Unavailable::shared(wait),
         }
+    }
+
+    fn no_slot(why: NoSlot) -> Unavailable {
+        match why {
+            NoSlot::Provider(lack) => Unavailable::lacking(lack),
+            NoSlot::Credential(blocked) => Unavailable::blocked(blocked),
+        }
+    }
+
+    fn blocked(blocked: CredentialWait) -> Unavailable {
+        let held = blocked.cause != WaitCause::Quota;
+        Unavailable { held, guess: blocked.is_guess(), ..Unavailable::shared(blocked.wait) }
     }
 
     fn rejected(rejection: Rejection) -> Unavailable {

@@ -227,10 +227,7 @@ fn head_is_late(
     let problem = no_response(candidate, now.saturating_duration_since(sent));
     let failed = report_failure(request, route, &mut selection, problem, cut_short);
     if cut_short && upload.is_none() && now < request.limits.deadline() {
-        let mut body = request.reservation();
-        if body.grow(request.body.len()) {
-            observe_head(route, selection, sending, granted, body);
-        }
+        observe_head(request, route, selection, sending, granted);
     }
     failed
 }

@@ -5,11 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::live::breaker::cell::BreakerCell;
 use crate::policy::presets::generation::GenerationKind;
-use crate::snapshot::{Circuit, EndpointCandidate, Route};
+use crate::snapshot::{EndpointCandidate, Route};
 
-/// Breaker and holds of each candidate of a tier.
-pub(super) type Circuits = Rc<[Arc<Circuit>]>;
+/// The breaker of each candidate of a tier.
+pub(super) type Breakers = Rc<[Option<Arc<BreakerCell>>]>;
 
 /// The position of an endpoint in its route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub struct Attempts {
     /// Informs a hedge about the endpoint of the attempt that it races with.
     pub(super) location: Option<Rc<Cell<EndpointIndex>>>,
     /// Those of the tier that was looked at last.
-    pub(super) circuits: RefCell<Option<(usize, Circuits)>>,
+    pub(super) breakers: RefCell<Option<(usize, Breakers)>>,
 }
 
 /// An endpoint that was tried with a credential.

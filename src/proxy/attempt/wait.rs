@@ -4,6 +4,7 @@
 //! hold, a ramp, a rate. A retry may pass the waiting requests, because it was admitted before; if
 //! it has to wait, its age puts it in front of them.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::context::ProxyRequest;
 use super::obstacles::Obstacles;
 use super::retry::AttemptDenied;
-use super::select::{CandidateFilter, Unavailable, check_provider, circuits_key, is_eligible};
+use super::select::{CandidateFilter, Unavailable, check_provider, is_eligible};
 use super::state::EndpointIndex;
 use crate::clock;
 use crate::live::provider::{NoCapacity, ProviderLive};
@@ -19,7 +20,7 @@ use crate::live::queue::wait_queue::{DispatchResult, WaitTicket, WakeReason};
 use crate::proxy::access_log::reasons::ShedReason;
 use crate::resilience::queue::wait_queue::{GroupKey, QueueEntry, QueueRejection};
 use crate::resilience::queue::waiters::QueueFullReason;
-use crate::snapshot::{EndpointCandidate, Route, RouteQueue};
+use crate::snapshot::{Endpoint, EndpointCandidate, Route, RouteQueue};
 
 /// Consecutive selections that may fail although an endpoint seemed available: two requests that
 /// select at once take it from each other.
@@ -109,6 +110,8 @@ fn report_observations(
     now: Instant,
 ) -> bool {
     let Some(wait) = &request.wait else { return true };
+    // A model may have got a hold of its own since.
+    let state = state_key(request, route, request.attempts.tier);
     let observe = |&provider: &u32| {
         let saw = observe_provider(request, route, provider, is_retry, now);
         saw.map(|saw| (provider, saw))
@@ -120,6 +123,7 @@ fn report_observations(
         return false;
     };
     wait.retries = 0;
+    wait.place.set_state(state, now);
     wait.place.report(&seen, now);
     true
 }
@@ -167,7 +171,7 @@ fn enter_queue(
     let group = GroupKey {
         queue: queue.live.id,
         providers: providers.into(),
-        circuits: circuits_key(request, route, tier),
+        state: state_key(request, route, tier),
     };
     let entry = QueueEntry {
         group,
@@ -185,6 +189,22 @@ fn enter_queue(
         }
         Err(refusal) => Err(rejected(request, route, queue, refusal)),
     }
+}
+
+/// Identifies the breakers, holds and reported quotas that can stop the request in a tier: those of
+/// another model have another key, once there are any.
+fn state_key(request: &ProxyRequest, route: &Route, tier: usize) -> u64 {
+    let by_model = |candidate: &EndpointCandidate| {
+        let Endpoint { credentials, .. } = &*candidate.endpoint;
+        candidate.endpoint.is_by_model() || credentials.iter().any(|one| one.has_models())
+    };
+    let model =
+        if route.tiers[tier].candidates.iter().any(by_model) { request.model() } else { None };
+    model.map_or(0, |model| {
+        let mut hasher = DefaultHasher::new();
+        model.hash(&mut hasher);
+        hasher.finish()
+    })
 }
 
 fn rejected(

@@ -230,13 +230,13 @@ fn reduce(request: &mut ProxyRequest, reduction: &Reduction) {
 
 /// Records whether no provider of the route is usable now.
 fn record_availability(request: &mut ProxyRequest, now: Instant) {
-    let model = request.body.model();
+    let model = || request.model();
     let mut candidates = request.route.tiers.iter().flat_map(|tier| &tier.candidates);
     let unusable = candidates.all(|candidate| {
-        let circuit = candidate.endpoint.circuit(&candidate.provider.policy, model);
+        let breaker = candidate.endpoint.breaker(&candidate.provider.policy, model);
         candidate.provider.live.is_drained(now)
-            || circuit.breaker.as_ref().is_some_and(|breaker| breaker.is_shut(now))
-            || circuit.holds.iter().all(|hold| hold.check(now).is_err())
+            || breaker.is_some_and(|breaker| breaker.is_shut(now))
+            || candidate.endpoint.credentials.iter().all(|one| one.check(model, 0.0, now).is_err())
     });
     request.record.effects_mut().providers_unusable = unusable;
 }

@@ -4,6 +4,7 @@
 //! arriving after a second without a known length, has trailers, or if `server.buffered` is full. The
 //! reason is logged and counted, because such a request cannot be retried after a failure.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -34,7 +35,8 @@ const STILL_ARRIVING: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct RequestBody {
     state: State,
-    model: Option<ModelName>,
+    /// Unset: the body was not searched for it.
+    model: OnceCell<Option<ModelName>>,
     stream_flag: StreamFlag,
     /// It has a `Content-Encoding`.
     is_encoded: bool,
@@ -107,12 +109,12 @@ impl RequestBody {
         began: Instant,
     ) -> Result<RequestBody, Problem> {
         if body.is_end_stream() {
-            return Ok(RequestBody::new(State::Empty, None));
+            return Ok(RequestBody::new(State::Empty, OnceCell::new()));
         }
         let length = body.size_hint().exact();
         if length.is_some_and(|length| length > limits.replay) && !limits.reads_body {
             let state = State::Streamed { first: VecDeque::new(), rest: Some(body), _room: room };
-            let mut body = RequestBody::new(state, None).limited_to(limits.rate);
+            let mut body = RequestBody::new(state, OnceCell::new()).limited_to(limits.rate);
             body.stream_flag = StreamFlag::Unknown;
             return Ok(body.sent_once(NotReplayable::LargerThanReplay));
         }
@@ -131,7 +133,7 @@ impl RequestBody {
     /// A complete body; `room` is its buffer space.
     pub fn of(bytes: Bytes, room: Reservation, reads_body: bool) -> RequestBody {
         if bytes.is_empty() {
-            return RequestBody::new(State::Empty, None);
+            return RequestBody::new(State::Empty, OnceCell::new());
         }
         let prefix = Prefix::whole(bytes);
         RequestBody::buffered(prefix, room, reads_body)
@@ -149,7 +151,7 @@ impl RequestBody {
     pub fn empty(taken: Instant) -> RequestBody {
         RequestBody {
             state: State::Empty,
-            model: None,
+            model: OnceCell::new(),
             stream_flag: StreamFlag::Absent,
             is_encoded: false,
             taken,
@@ -160,7 +162,7 @@ impl RequestBody {
         }
     }
 
-    fn new(state: State, model: Option<ModelName>) -> RequestBody {
+    fn new(state: State, model: OnceCell<Option<ModelName>>) -> RequestBody {
         let taken = clock::now();
         let upload =
             matches!(state, State::Streamed { .. }).then(|| Rc::new(UploadProgress::new(taken)));
@@ -179,7 +181,7 @@ impl RequestBody {
 
     fn buffered(prefix: Prefix, room: Reservation, reads_body: bool) -> RequestBody {
         let bytes = prefix.bytes();
-        let model = if reads_body { ModelName::find(&bytes) } else { None };
+        let model = read_model(reads_body, &bytes);
         let stream_flag = StreamFlag::of(&bytes, true);
         let body = RequestBody::new(State::Buffered { bytes, _room: room }, model);
         RequestBody { stream_flag, ..body }
@@ -193,7 +195,7 @@ impl RequestBody {
     ) -> RequestBody {
         let trailers = prefix.trailers.take();
         let bytes = prefix.bytes();
-        let model = if reads_body { ModelName::find(&bytes) } else { None };
+        let model = read_model(reads_body, &bytes);
         let stream_flag = StreamFlag::of(&bytes, false);
         let data = (!bytes.is_empty()).then(|| Frame::data(bytes));
         let first = data.into_iter().chain(trailers).collect();
@@ -217,9 +219,13 @@ impl RequestBody {
         self.not_replayable
     }
 
-    /// The body's `/model`, by the client's name for it.
+    /// The body's `/model`, by the client's name for it, if the body was searched for it.
     pub fn model(&self) -> Option<&str> {
-        self.model.as_ref().map(|model| model.name.as_str())
+        self.named().map(|model| model.name.as_str())
+    }
+
+    fn named(&self) -> Option<&ModelName> {
+        self.model.get()?.as_ref()
     }
 
     /// The body's `/stream`.
@@ -241,7 +247,7 @@ impl RequestBody {
             }
             State::Empty | State::Returned { .. } | State::Sent => return None,
         };
-        if self.model.is_some() {
+        if self.named().is_some() {
             return None;
         }
         unknown_model(kept.map_or(&[][..], |kept| kept), is_whole, self.is_encoded)
@@ -264,7 +270,7 @@ impl RequestBody {
     /// Sends another body in place of a buffered one.
     pub fn replace(&mut self, body: Bytes) {
         if let State::Buffered { bytes, .. } = &mut self.state {
-            self.model = ModelName::find(&body);
+            self.model = OnceCell::from(ModelName::find(&body));
             let before = std::mem::replace(bytes, body);
             self.original.get_or_insert(before);
         }
@@ -277,17 +283,20 @@ impl RequestBody {
         if self.is_encoded {
             return false;
         }
-        let named = rewrite::model(bytes, self.model.as_ref(), models);
+        let named = rewrite::model(bytes, self.model.get().and_then(Option::as_ref), models);
         let Ok(body) = rewrite::body(&named, rewrite) else { return false };
-        (self.model, *bytes) = (ModelName::find(&body), body);
+        (self.model, *bytes) = (OnceCell::from(ModelName::find(&body)), body);
         true
     }
 
-    /// Finds the model if the route did not need it so far.
-    pub fn find_model(&mut self) {
-        if let (State::Buffered { bytes, .. }, None) = (&self.state, &self.model) {
-            self.model = ModelName::find(bytes);
+    /// The body's model. Searches the body if the route did not need it so far.
+    pub fn find_model(&self) -> Option<&str> {
+        if let State::Buffered { bytes, .. } = &self.state
+            && !self.is_encoded
+        {
+            self.model.get_or_init(|| ModelName::find(bytes));
         }
+        self.model()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -348,7 +357,7 @@ impl RequestBody {
         provider: &model::ProviderPolicy,
         idle: Duration,
     ) -> Result<OutgoingBody, Problem> {
-        let model = self.model.as_ref();
+        let model = self.named();
         let changes = provider.rewrite.changes_body();
         if !provider.models.is_empty()
             && let Some(unknown) = self.unknown_model()
@@ -381,7 +390,7 @@ impl RequestBody {
 
     /// A streamed body, with the model's name for this provider.
     fn take_streamed(&mut self, provider: &model::ProviderPolicy, idle: Duration) -> OutgoingBody {
-        let model = self.model.as_ref();
+        let model = self.model.get().and_then(Option::as_ref);
         let (State::Streamed { mut first, rest, _room }, Some(upload)) =
             (std::mem::replace(&mut self.state, State::Sent), self.upload.clone())
         else {
@@ -397,6 +406,11 @@ impl RequestBody {
         let rate = BodyRate { idle, minimum: self.minimum_rate };
         OutgoingBody::stream(StreamingBody::new(first, rest, upload, reserved, rate, _room))
     }
+}
+
+/// The model, if the route needs it.
+fn read_model(reads_body: bool, bytes: &[u8]) -> OnceCell<Option<ModelName>> {
+    if reads_body { OnceCell::from(ModelName::find(bytes)) } else { OnceCell::new() }
 }
 
 /// Reads into `prefix` until the body ends; else returns why the body is streamed.

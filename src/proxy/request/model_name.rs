@@ -19,6 +19,9 @@ use crate::json::value;
 static KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"model\""));
 static ESCAPED: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\\u006"));
 
+/// The parts of a path before and after a model: of Google's APIs, Azure OpenAI and Amazon Bedrock.
+const IN_PATH: [(&str, &str); 3] = [("/models/", ":"), ("/deployments/", "/"), ("/model/", "/")];
+
 /// The top-level `model` of a JSON body, or the field of a form.
 #[derive(Clone, Debug)]
 pub struct ModelName {
@@ -91,6 +94,16 @@ impl ModelName {
     }
 }
 
+/// The model that a path names, as received: `/models/NAME:VERB`, `/deployments/NAME/...` or
+/// `/model/NAME/...`.
+pub fn model_in_path(path: &str) -> Option<&str> {
+    IN_PATH.iter().find_map(|(before, after)| {
+        let (_, rest) = path.rsplit_once(before)?;
+        let (name, _) = rest.split_once(after)?;
+        Some(name).filter(|name| !name.is_empty() && !name.contains('/'))
+    })
+}
+
 /// Whether the head of a part names the field `model`.
 fn is_model(head: &[u8]) -> bool {
     let head = std::str::from_utf8(head).unwrap_or_default();
@@ -155,6 +168,23 @@ mod tests {
         assert_eq!(unknown("RIFF", false), None);
         assert_eq!(unknown("--x\r\nContent-Disposition: form-data; name=\"purpose\"", false), None);
         assert_eq!(unknown_model(b"x", true, true), Some(UnknownModel::Encoded));
+    }
+
+    #[test]
+    fn a_path_names_a_model() {
+        for (path, expected) in [
+            ("/v1beta/models/gemini-2.0-flash:streamGenerateContent", Some("gemini-2.0-flash")),
+            ("/v1/projects/p/publishers/google/models/gemini:predict", Some("gemini")),
+            ("/openai/deployments/gpt-4o/chat/completions", Some("gpt-4o")),
+            ("/model/anthropic.claude-v2%3A1/invoke", Some("anthropic.claude-v2%3A1")),
+            ("/v1/models", None),
+            ("/v1/models/gpt-4o", None),
+            ("/v1/models/:verb", None),
+            ("/v1/models/a/b:verb", None),
+            ("/v1/chat/completions", None),
+        ] {
+            assert_eq!(model_in_path(path), expected, "{path}");
+        }
     }
 
     #[test]

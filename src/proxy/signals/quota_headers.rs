@@ -11,8 +11,9 @@
 //!   with `RateLimit-Policy: "a";q=100;w=60`, before that `limit=100, remaining=50, reset=30` in
 //!   one header, before that three. Of several policies the one with the least left applies.
 //!
-//! A time is compared with the response's own `Date`, so that clocks need not agree. A header that
-//! cannot be read counts as absent.
+//! A time is compared with the response's own `Date`, so that clocks need not agree; with this host's
+//! clock if there is none, or if the `Date` makes it a wait of more than a day. A header that cannot be
+//! read counts as absent.
 
 use std::time::{Duration, SystemTime};
 
@@ -95,8 +96,30 @@ pub fn reported_quotas(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -
     if !headers.keys().any(is_quota) {
         return QuotaReports::default();
     }
-    let reader = QuotaReader { headers, now: response_date(headers).unwrap_or_else(wall) };
+    let reader = QuotaReader { headers, clock: ResponseClock::of(headers, wall()) };
     QuotaReports { requests: reader.requests(), tokens: reader.tokens() }
+}
+
+/// The time by which the moments in a response's headers are read.
+#[derive(Clone, Copy)]
+struct ResponseClock {
+    /// The response's own `Date`.
+    date: Option<SystemTime>,
+    wall: SystemTime,
+}
+
+impl ResponseClock {
+    fn of(headers: &HeaderMap, wall: SystemTime) -> ResponseClock {
+        ResponseClock { date: response_date(headers), wall }
+    }
+
+    /// The time until a moment, zero if it has passed. A wait of more than a day says that the `Date`
+    /// is wrong.
+    fn until(self, moment: SystemTime) -> Duration {
+        let wait = |from: SystemTime| moment.duration_since(from).unwrap_or_default();
+        let by_response = self.date.map(wait).filter(|wait| wait.as_secs_f64() <= DAY);
+        by_response.unwrap_or_else(|| wait(self.wall))
+    }
 }
 
 fn response_date(headers: &HeaderMap) -> Option<SystemTime> {
@@ -105,7 +128,7 @@ fn response_date(headers: &HeaderMap) -> Option<SystemTime> {
 
 struct QuotaReader<'a> {
     headers: &'a HeaderMap,
-    now: SystemTime,
+    clock: ResponseClock,
 }
 
 impl QuotaReader<'_> {
@@ -125,10 +148,10 @@ impl QuotaReader<'_> {
         let remaining = self.number(&names.remaining)?;
         let limit = self.number(&names.limit).filter(|limit| *limit > 0.0);
         let reset = self.headers.get(&names.reset).and_then(text);
-        let reset = reset.and_then(|reset| time_until(reset, self.now));
+        let reset = reset.and_then(|reset| time_until(reset, self.clock));
         // Without a limit, Retry-After is the only time known.
-        let reset = reset
-            .or_else(|| limit.is_none().then(|| retry_after(self.headers, || self.now)).flatten());
+        let wait = || retry_after(self.headers, || self.clock.wall);
+        let reset = reset.or_else(|| limit.is_none().then(wait).flatten());
         Some(QuotaReport { limit, remaining, reset, refill })
     }
 
@@ -159,7 +182,7 @@ impl QuotaReader<'_> {
         let report = |limit, remaining, reset: Option<f64>| QuotaReport {
             limit,
             remaining,
-            reset: reset.map(seconds),
+            reset: reset.map(|reset| time_until_number(reset, self.clock)),
             refill: Refill::Window,
         };
         let of = |key: &str| self.items(&IETF_SINGLE).find_map(|item| value(item, key));
@@ -230,10 +253,7 @@ pub fn retry_after(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Opt
         return Some(seconds(after));
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    let wait = |from: SystemTime| date.duration_since(from).unwrap_or_default();
-    // A wait of more than a day says that the response's `Date` is wrong.
-    let by_response = response_date(headers).map(wait).filter(|wait| wait.as_secs_f64() <= DAY);
-    Some(by_response.unwrap_or_else(|| wait(now())))
+    Some(ResponseClock::of(headers, now()).until(date))
 }
 
 /// A number of digits with at most one point. Any length counts: a huge number means a long wait, not
@@ -248,27 +268,30 @@ fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds.clamp(0.0, LONGEST))
 }
 
-/// The time until a moment, zero if it has passed. The moment is a duration as Go writes it, a time
-/// of RFC 3339, or a number: from 1e11 on milliseconds since 1970, from 1e9 on seconds since 1970,
-/// else seconds from now.
-fn time_until(moment: &str, now: SystemTime) -> Option<Duration> {
-    let since_1970 = match number(moment) {
-        Some(after) if after < 1e9 => return Some(seconds(after)),
-        Some(since_1970) if since_1970 < 1e11 => since_1970,
-        Some(millis) => millis / 1e3,
-        None => match go_duration(moment) {
-            Some(duration) => return Some(duration),
-            None => return time_until_rfc_3339(moment, now),
-        },
-    };
-    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Some(seconds(since_1970 - now.as_secs_f64()))
+/// The time until a moment: a duration as Go writes it, a time of RFC 3339, or a number.
+fn time_until(moment: &str, clock: ResponseClock) -> Option<Duration> {
+    match number(moment) {
+        Some(number) => Some(time_until_number(number, clock)),
+        None => go_duration(moment).or_else(|| time_until_rfc_3339(moment, clock)),
+    }
 }
 
-fn time_until_rfc_3339(moment: &str, now: SystemTime) -> Option<Duration> {
+/// From 1e11 on milliseconds since 1970, from 1e9 on seconds since 1970, else seconds from now.
+fn time_until_number(number: f64, clock: ResponseClock) -> Duration {
+    let since_1970 = match number {
+        after if after < 1e9 => return seconds(after),
+        since_1970 if since_1970 < 1e11 => since_1970,
+        millis => millis / 1e3,
+    };
+    let moment = Duration::try_from_secs_f64(since_1970).ok();
+    let moment = moment.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since));
+    let longest = seconds(LONGEST);
+    moment.map_or(longest, |moment| clock.until(moment)).min(longest)
+}
+
+fn time_until_rfc_3339(moment: &str, clock: ResponseClock) -> Option<Duration> {
     let moment = SystemTime::from(moment.trim().parse::<jiff::Timestamp>().ok()?);
-    let is_valid = moment >= SystemTime::UNIX_EPOCH;
-    is_valid.then(|| moment.duration_since(now).unwrap_or_default())
+    (moment >= SystemTime::UNIX_EPOCH).then(|| clock.until(moment))
 }
 
 /// A finite number that is not negative; the first one of a list.

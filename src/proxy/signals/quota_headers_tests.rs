@@ -201,7 +201,7 @@ fn iso_8601_times_without_seconds_or_with_a_short_offset_are_read() {
     for (text, seconds) in
         [("2025-08-21T12:41Z", 1_755_780_060), ("2025-08-21T14:41:00+0200", 1_755_780_060)]
     {
-        assert_eq!(time_until(text, at(0)), Some(Duration::from_secs(seconds)), "{text}");
+        assert_eq!(time_until(text, by(0)), Some(Duration::from_secs(seconds)), "{text}");
     }
 }
 
@@ -258,9 +258,40 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
+fn by(seconds: u64) -> ResponseClock {
+    ResponseClock { date: None, wall: at(seconds) }
+}
+
+#[test]
+fn a_moment_counts_from_the_date_of_its_response_unless_that_is_wrong() {
+    for (date, expected) in [
+        // The provider's clock is an hour behind ours, or three hours ahead.
+        (WALL - 3_600, 3_660),
+        (WALL - 50, 110),
+        (WALL + 10_800, 0),
+        // Such a wait cannot be meant.
+        (WALL - 90_000, 60),
+        (0, 60),
+    ] {
+        let date = httpdate::fmt_http_date(at(date));
+        for reset in ["1755780060", "1755780060000", "2025-08-21T12:41:00Z"] {
+            let report = read(&[
+                ("date", &date),
+                ("x-ratelimit-limit", "10"),
+                ("x-ratelimit-remaining", "0"),
+                ("x-ratelimit-reset", reset),
+            ]);
+            assert_eq!(report.requests, window(10.0, 0.0, expected), "{date}: {reset}");
+        }
+        let report =
+            read(&[("date", &date), ("ratelimit", "limit=10, remaining=0, reset=1755780060")]);
+        assert_eq!(report.requests, window(10.0, 0.0, expected), "{date}");
+    }
+}
+
 #[test]
 fn each_form_of_a_time_is_read() {
-    let now = at(1_755_780_000);
+    let now = by(1_755_780_000);
     for (text, millis) in [
         ("0", 0),
         ("55", 55_000),
@@ -310,7 +341,7 @@ fn other_texts_are_not_a_time() {
         "99999-08-21T12:41:00Z",
         "--T::Z",
     ] {
-        assert_eq!(time_until(text, at(0)), None, "{text}");
+        assert_eq!(time_until(text, by(0)), None, "{text}");
     }
 }
 
@@ -320,11 +351,11 @@ proptest! {
         let http = httpdate::fmt_http_date(at(seconds));
         let month = 1 + "JanFebMarAprMayJunJulAugSepOctNovDec".find(&http[8..11]).expect("a month") / 3;
         let text = format!("{}-{month:02}-{}T{}Z", &http[12..16], &http[5..7], &http[17..25]);
-        prop_assert_eq!(time_until(&text, at(0)), Some(Duration::from_secs(seconds)));
+        prop_assert_eq!(time_until(&text, by(0)), Some(Duration::from_secs(seconds)));
     }
 
     #[test]
     fn no_text_makes_it_panic(text in "[0-9a-zµTZ:+. -]{0,32}|\\PC{0,32}") {
-        let _ = time_until(&text, at(1_755_780_000));
+        let _ = time_until(&text, by(1_755_780_000));
     }
 }

@@ -140,6 +140,16 @@ impl Hold {
         (self.state, self.pauses, self.rejections) = (State::Free, 0, 0);
     }
 
+    /// Takes over the rate of attempts that another hold measured.
+    pub fn start_at_rate_of(&mut self, other: &Hold) {
+        self.meter = other.meter.clone();
+    }
+
+    /// Whether there is no hold or slow start, and nothing that leads to one.
+    pub fn is_idle(&self, now: Instant) -> bool {
+        self.state.at(now) == State::Free && self.pauses == 0 && self.rejections == 0
+    }
+
     /// The result of [`Hold::admit`], without a change.
     pub fn check(&self, now: Instant) -> Result<(), Duration> {
         match self.state.at(now) {

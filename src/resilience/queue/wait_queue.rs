@@ -38,8 +38,8 @@ pub struct Ticket {
 pub struct GroupKey {
     pub queue: u32,
     pub providers: Box<[u32]>,
-    /// Identifies the set of breakers and holds.
-    pub circuits: u64,
+    /// Identifies the set of breakers, holds and reported quotas.
+    pub state: u64,
 }
 
 /// A request that is to wait.

@@ -23,7 +23,7 @@ fn new_queue() -> WaitQueue {
 }
 
 fn group(providers: &[u32]) -> GroupKey {
-    GroupKey { queue: 0, providers: providers.into(), circuits: 0 }
+    GroupKey { queue: 0, providers: providers.into(), state: 0 }
 }
 
 fn entry(providers: &[u32], class: usize, flow: u64, now: Instant) -> QueueEntry {
@@ -128,7 +128,7 @@ fn a_deferred_waiter_keeps_the_offer_until_one_with_precedence_arrives() {
 #[test]
 fn a_blocked_group_lets_others_pass_and_unblocks_in_time() {
     let (t0, mut queue) = (Instant::now(), new_queue());
-    let held = GroupKey { circuits: 7, ..group(&[1]) };
+    let held = GroupKey { state: 7, ..group(&[1]) };
     let one = enter(&mut queue, QueueEntry { group: held.clone(), ..entry(&[1], 0, 0, t0) });
     let same = enter(&mut queue, QueueEntry { group: held, ..entry(&[1], 0, 0, t0) });
     let other = enter(&mut queue, entry(&[1], 3, 0, t0));
