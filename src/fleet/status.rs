@@ -53,7 +53,7 @@ pub struct FleetStatus {
     /// Whether hosts have different policies in force.
     pub policies_differ: bool,
     pub breakers: Vec<SharedBreaker>,
-    /// Credentials that are held after a `Retry-After`.
+    /// Credentials, and models at them, that are held after a `Retry-After`.
     pub holds: Vec<SharedHold>,
     /// Rate limits of providers, as this host sees them.
     pub limits: Vec<SharedLimit>,

@@ -162,7 +162,7 @@ metrics! {
     breaker_transitions: series Counter [TransitionLabels], "State changes of a breaker, by cause";
     breaker_rejections: family Counter [BreakerLabels], "Attempts that a breaker rejected (in shadow mode: would have rejected)";
     holds: series Counter [EndpointLabels], "Holds started, for example by Retry-After";
-    held_credentials: family Level [EndpointLabels], "Credentials on hold now";
+    held_credentials: family Level [EndpointLabels], "Holds in force now, of credentials and of models at them";
 
     queue_waiting_requests: family Level [ClassLabels], "Requests waiting in a queue, by class";
     queue_wait_seconds: series Histogram [ClassLabels], "Queue time of requests that were then sent to a provider";
