@@ -25,6 +25,8 @@ use outrigger::cache::CacheRegistry;
 use outrigger::clock;
 use outrigger::live::Live;
 use outrigger::live::breaker::cell::{BreakerCell, BreakerKey};
+use outrigger::live::credential::CredentialLive;
+use outrigger::live::credential_cell::CredentialKey;
 use outrigger::live::degradation::outcome_window::{OutcomeWindow, WindowKind};
 use outrigger::live::endpoint::EndpointLive;
 use outrigger::live::route::RouteLive;
@@ -175,14 +177,23 @@ fn breaker_look(bencher: &mut Bencher<'_, WallTime>) {
     });
 }
 
+fn credential() -> Arc<CredentialLive> {
+    live().credential(CredentialKey {
+        provider: "openai".to_owned(),
+        endpoint: "api.openai.com:443".to_owned(),
+        credential: "env:KEY".to_owned(),
+        model: String::new(),
+    })
+}
+
 fn hold_check(bencher: &mut Bencher<'_, WallTime>) {
-    let (hold, mut time) = (live().hold("openai/api.openai.com:443/0"), Passing::new());
-    bencher.iter(|| hold.check(time.next()));
+    let (credential, mut time) = (credential(), Passing::new());
+    bencher.iter(|| credential.check(|| Some("gpt-4o"), 100.0, time.next()));
 }
 
 fn hold_admit(bencher: &mut Bencher<'_, WallTime>) {
-    let (hold, mut time) = (live().hold("openai/api.openai.com:443/0"), Passing::new());
-    bencher.iter(|| hold.admit(time.next()));
+    let (credential, mut time) = (credential(), Passing::new());
+    bencher.iter(|| credential.admit(|| Some("gpt-4o"), 100.0, time.next()));
 }
 
 fn pick(bencher: &mut Bencher<'_, WallTime>, how: BalanceAlgorithm) {
@@ -289,7 +300,7 @@ fn queue(bencher: &mut Bencher<'_, WallTime>) {
     let mut number = 0u64;
     let mut enter = |queue: &mut WaitQueue, now: Instant| {
         number += 1;
-        let group = GroupKey { queue: 1, providers: [1].into(), circuits: 0 };
+        let group = GroupKey { queue: 1, providers: [1].into(), state: 0 };
         let (class, flow) = (number as usize % 3, number * 7 % 1_000);
         let entry =
             QueueEntry { group, class, flow, bytes: 100, arrived: now, until: now + max_wait };
