@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -86,6 +86,16 @@ impl Resolver {
     }
 }
 
+/// The loopback interface has two addresses. The name means it and needs no resolver (RFC 6761,
+/// 6.3), which often knows one of them only, and does not know the name with a dot at its end.
+const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+fn is_localhost(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let last = host.rsplit('.').next().unwrap_or_default();
+    last.eq_ignore_ascii_case("localhost")
+}
+
 async fn getaddrinfo(host: String) -> io::Result<Vec<IpAddr>> {
     let found = tokio::net::lookup_host((host, 0)).await?;
     Ok(found.map(|address| address.ip()).collect())
@@ -101,6 +111,7 @@ impl DnsEntry {
     fn new(host: &str, resolver: &Resolver) -> Self {
         let state = match host.parse::<IpAddr>() {
             Ok(address) => LookupState::Resolved(Arc::new([address])),
+            Err(_) if is_localhost(host) => LookupState::Resolved(Arc::new(LOCALHOST)),
             Err(_) => LookupState::Idle,
         };
         Self {
@@ -308,6 +319,16 @@ mod tests {
             *name.addresses().await.expect("addresses"),
             ["::1".parse::<IpAddr>().expect("an address")]
         );
+    }
+
+    #[tokio::test]
+    async fn localhost_is_both_loopback_addresses_without_a_lookup() {
+        let resolver = resolver(|| panic!("looked up"));
+        for host in ["localhost", "LOCALHOST.", "api.localhost"] {
+            let entry = resolver.entry(host);
+            assert_eq!(*entry.addresses().await.expect("addresses"), LOCALHOST, "{host}");
+        }
+        assert!(!is_localhost("localhost.test") && !is_localhost("notlocalhost"));
     }
 
     #[tokio::test]

@@ -9,11 +9,16 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use rustls::client::WantsClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WantsClientCert, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{CertificateError, ClientConfig, ConfigBuilder, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
+};
 use rustls_platform_verifier::BuilderVerifierExt;
 
 use super::target::TargetError;
@@ -65,7 +70,7 @@ fn build(tls: &ClientTls) -> Result<ClientConfig, TargetError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| TargetError::Tls { reason: error.to_string() })?;
     let builder = match &tls.ca {
-        Some(ca) => builder.with_root_certificates(roots(ca)?),
+        Some(ca) => builder.dangerous().with_custom_certificate_verifier(verifier(ca)?),
         None => builder
             .with_platform_verifier()
             .map_err(|error| TargetError::SystemRoots { reason: error.to_string() })?,
@@ -78,14 +83,84 @@ fn build(tls: &ClientTls) -> Result<ClientConfig, TargetError> {
     Ok(config)
 }
 
-fn roots(ca: &Pem) -> Result<RootCertStore, TargetError> {
+/// Trusts the authorities in `ca`, and certificates of servers that are in it themselves.
+fn verifier(ca: &Pem) -> Result<Arc<GivenRoots>, TargetError> {
+    let expected = "certificates of authorities";
+    let given = certificates(ca, expected)?;
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca, "certificates of authorities")? {
-        roots
-            .add(certificate)
-            .map_err(|error| pem_error(ca, "certificates of authorities", error))?;
+    for certificate in &given {
+        roots.add(certificate.clone()).map_err(|error| pem_error(ca, expected, error))?;
     }
-    Ok(roots)
+    let by_chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
+    let by_chain = by_chain.build().map_err(|error| pem_error(ca, expected, error))?;
+    Ok(Arc::new(GivenRoots { by_chain, given }))
+}
+
+/// The verifier for `tls.ca`.
+///
+/// A certificate that signed itself, as `openssl req -x509` writes it, is marked as an authority, and
+/// webpki accepts no authority as a server. If the policy names exactly this certificate, it is
+/// trusted nevertheless, as by OpenSSL; its dates and its names are still verified.
+#[derive(Debug)]
+struct GivenRoots {
+    by_chain: Arc<WebPkiServerVerifier>,
+    given: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for GivenRoots {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.by_chain.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match verified {
+            Err(error) if is_authority(&error) && self.given.contains(end_entity) => {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_chain.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_chain.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.by_chain.supported_verify_schemes()
+    }
+}
+
+/// The certificate of the server is marked as that of an authority. The dates were verified before.
+fn is_authority(error: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(CertificateError::Other(error)) = error else {
+        return false;
+    };
+    matches!(error.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 fn with_identity(
@@ -129,6 +204,11 @@ fn pem_error(pem: &Pem, expected: impl fmt::Display, reason: impl fmt::Display) 
 pub(super) fn explain(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner {
+        Some(error) if is_authority(error) => {
+            "its certificate is self-signed, or that of an authority (to trust exactly this \
+             certificate, give it as `tls.ca`)"
+                .to_owned()
+        }
         Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
             // `BadSignature`: the issuer has a trusted name and another key.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {

@@ -105,6 +105,63 @@ fn secure(
     )
 }
 
+/// A server with a certificate that signed itself and is marked as an authority, as
+/// `openssl req -x509` writes it.
+fn self_signed(days: std::ops::Range<i64>) -> (Pem, TlsAcceptor) {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(vec!["api.test".to_owned()]).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let now = std::time::SystemTime::now();
+    let at = |days: i64| {
+        let away = Duration::from_secs(days.unsigned_abs() * 86_400);
+        if days < 0 { now - away } else { now + away }
+    };
+    (params.not_before, params.not_after) = (at(days.start).into(), at(days.end).into());
+    let cert = params.self_signed(&key).expect("a certificate").pem();
+    let der = CertificateDer::from_pem_slice(cert.as_bytes()).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).expect("a key");
+    let builder = ServerConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("protocol versions");
+    let mut config =
+        builder.with_no_client_auth().with_single_cert(vec![der], key).expect("a server");
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    (pem("own.pem", &cert), Arc::new(config).into())
+}
+
+#[test]
+fn a_self_signed_certificate_is_trusted_as_its_own_authority_and_by_its_name_alone() {
+    worker(async {
+        let (cert, acceptor) = self_signed(-1..1);
+        let address = tls_origin(acceptor).await;
+        let tls = ClientTls { ca: Some(cert.clone()), ..ClientTls::default() };
+        let connect = async |host: &str, tls: &ClientTls| {
+            pools().dial(&secure(host, address, tls).expect("a target")).await
+        };
+        let connection = connect("api.test", &tls).await.expect("a connection");
+        assert_eq!(exchange(connection).await, "hi");
+        let other = connect("other.test", &tls).await.expect_err("another name");
+        assert!(other.to_string().contains("is for another name"), "{other}");
+        let (foreign, _) = self_signed(-1..1);
+        let tls = ClientTls { ca: Some(foreign), ..ClientTls::default() };
+        let untrusted = connect("api.test", &tls).await.expect_err("another certificate");
+        assert!(untrusted.to_string().contains("give it as `tls.ca`"), "{untrusted}");
+    });
+}
+
+#[test]
+fn a_self_signed_certificate_expires() {
+    worker(async {
+        let (cert, acceptor) = self_signed(-2..-1);
+        let address = tls_origin(acceptor).await;
+        let tls = ClientTls { ca: Some(cert), ..ClientTls::default() };
+        let target = secure("api.test", address, &tls).expect("a target");
+        let error = pools().dial(&target).await.expect_err("an expired certificate");
+        assert!(error.to_string().contains("has expired"), "{error}");
+    });
+}
+
 #[test]
 fn a_configured_authority_is_trusted_and_the_connection_reused() {
     worker(async {

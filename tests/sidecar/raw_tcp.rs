@@ -62,6 +62,11 @@ impl RawClient {
         self.stream.shutdown(std::net::Shutdown::Write).expect("the connection is open");
     }
 
+    /// Closes the connection with a reset.
+    pub fn reset(self) {
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
     /// Reads up to and including `end`.
     #[track_caller]
     pub fn read_until(&mut self, end: &str) -> String {
@@ -120,10 +125,15 @@ impl RawClient {
 
 impl RawServer {
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port can be bound");
+        Self::start_on("127.0.0.1:0").expect("a loopback port can be bound")
+    }
+
+    /// Fails where the address does not exist.
+    pub fn start_on(address: &str) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
         let socket = socket2::SockRef::from(&listener);
         socket.set_read_timeout(Some(PATIENCE)).expect("an accept timeout can be set");
-        Self(listener)
+        Ok(Self(listener))
     }
 
     pub fn host(&self) -> String {

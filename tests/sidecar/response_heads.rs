@@ -55,6 +55,35 @@ fn a_response_of_http_1_0_is_forwarded_as_http_1_1() {
     );
 }
 
+/// The resolver may know only one address of `localhost`.
+#[test]
+fn localhost_reaches_a_provider_that_listens_on_one_loopback_address_alone() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let Ok(peer) = RawServer::start_on(address) else { continue };
+        let port = peer.host().rsplit(':').next().map(str::to_owned).expect("a port");
+        for name in ["localhost", "LOCALHOST."] {
+            let url = format!("http://{name}:{port}");
+            let sidecar = single_worker(&policy(&[("a", &url, "")], &route("providers: [a]")));
+            let bytes = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
+            let response = response_to(&peer, &sidecar, bytes);
+            assert!(response.ends_with("\r\n\r\nhi"), "{url} at {address}: {response}");
+        }
+    }
+}
+
+#[test]
+fn blanks_before_the_colon_of_a_header_are_removed() {
+    let (peer, sidecar) = start();
+    let bytes =
+        "HTTP/1.1 200 OK\r\nConnection : close\r\nX-Two \t: 2\r\nContent-Length : 2\r\n\r\nhi";
+    let response = response_to(&peer, &sidecar, bytes);
+    assert!(
+        response.starts_with("HTTP/1.1 200 ") && response.ends_with("\r\n\r\nhi"),
+        "{response}"
+    );
+    assert!(response.contains("\r\nx-two: 2\r\n"), "{response}");
+}
+
 #[test]
 fn a_repeated_content_length_is_forwarded_once() {
     let (peer, sidecar) = start();

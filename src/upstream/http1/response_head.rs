@@ -55,6 +55,8 @@ pub(crate) fn parse(
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default()
+        // A proxy removes it (RFC 9112, 5.1).
+        .allow_spaces_after_header_name_in_responses(true)
         .parse_response_with_uninit_headers(&mut response, bytes, &mut lines)
         .map_err(|error| match error {
             httparse::Error::TooManyHeaders => ExchangeError::TooLarge("the response head"),
@@ -349,6 +351,7 @@ mod tests {
             "SSH-2.0\r\n\r\n",
             "HTTP/1.1 20 OK\r\n\r\n",
             "HTTP/1.1 200 OK\r\na b: c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n : c\r\n\r\n",
         ] {
             assert!(read(text, RequestTraits::default()).is_err(), "{text:?}");
         }
