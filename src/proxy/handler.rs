@@ -1,12 +1,14 @@
 //! Handles one request: routes it, receives its body, dispatches it, and sends the response.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{ACCEPT_ENCODING, CONNECTION, HOST};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -21,7 +23,8 @@ use super::downstream::worker::{RequestHandler, Worker};
 use super::jobs::accept::become_job;
 use super::jobs::preference::AsyncPreference;
 use super::jobs::status;
-use super::request::body::{IntakeLimits, RequestBody};
+use super::request::body::RequestBody;
+use super::request::body_intake::IntakeLimits;
 use super::request::client_timeout::client_timeout;
 use super::request::head::RequestHead;
 use super::request::headers::{self, HeaderMarks};
@@ -51,6 +54,15 @@ impl RequestHandler for Handler {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
         handle(worker, client, request)
+    }
+
+    fn rejected(self, worker: &Rc<Worker>, client: &Rc<Client>, kind: ProblemKind) {
+        // The head was not read.
+        let method = Method::from_bytes(b"-").unwrap_or_default();
+        let mut record =
+            AccessRecord::new(worker, client, None, method, Uri::from_static("-"), clock::now());
+        record.status = kind.status().as_u16();
+        record.finish(RequestEnd::LocalResponse(kind));
     }
 
     fn panicked(panic: PanicId) -> Response<ResponseBody> {
@@ -105,9 +117,9 @@ enum Accepted {
 }
 
 fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incoming>) -> Accepted {
-    client.begin_request();
+    client.begin_request(incoming.version());
     let started = clock::now();
-    let route = valid_host(&incoming).and_then(|host| find_route(worker, &incoming, host));
+    let route = valid_host(&incoming).and_then(|host| find_route(worker, client, &incoming, host));
     let (method, uri) = (incoming.method().clone(), incoming.uri().clone());
     let matched = route.as_ref().ok().cloned();
     let record = AccessRecord::new(worker, client, matched, method, uri, started);
@@ -189,6 +201,9 @@ async fn receive_body(
         request.route.count_unbuffered(&request.worker.live.metrics, reason.as_str());
     }
     request.set_body(body);
+    if request.body.is_encoded() {
+        request.decode_body().await;
+    }
     // A compressed stream cannot be read.
     if request.requests_stream != Some(false) {
         request.head.accept_identity();
@@ -215,6 +230,7 @@ async fn serve_locally(
 
 fn find_route(
     worker: &Worker,
+    client: &Client,
     incoming: &Request<Incoming>,
     host: &str,
 ) -> Result<Arc<Route>, Problem> {
@@ -224,10 +240,35 @@ fn find_route(
     }
     let snapshot = worker.snapshot();
     let route = snapshot.route(incoming.method(), host, path, incoming.headers());
-    route.cloned().ok_or_else(|| {
+    let Some(route) = route else {
         let detail = format!("{} {path} (try: outrigger explain {0} {path})", incoming.method());
-        Problem::new(ProblemKind::NoRoute, detail)
-    })
+        return Err(Problem::new(ProblemKind::NoRoute, detail));
+    };
+    if route.policy.matcher.host.is_none() && !is_addressed(client, incoming.uri()) {
+        return Err(foreign_host(host));
+    }
+    Ok(Arc::clone(route))
+}
+
+/// Whether the target names the address that the client is connected to. A path names no other.
+fn is_addressed(client: &Client, target: &Uri) -> bool {
+    let Some(authority) = target.authority() else { return true };
+    let Some(local) = client.local else { return false };
+    let default = if target.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let is_here = match host.parse::<IpAddr>() {
+        Ok(address) => address == local.ip(),
+        Err(_) => host.eq_ignore_ascii_case("localhost") && local.ip().is_loopback(),
+    };
+    is_here && authority.port_u16().unwrap_or(default) == local.port()
+}
+
+fn foreign_host(host: &str) -> Problem {
+    let detail = format!(
+        "the target names {host}, as for a forward proxy: use the listener as the base URL, not as \
+         HTTP_PROXY; a route for this host has it in `match.host`"
+    );
+    Problem::new(ProblemKind::ForeignHost, detail)
 }
 
 /// The value that requests of one session share (`affinity`).

@@ -20,6 +20,10 @@ struct LimitState {
 }
 
 impl LogLimit {
+    pub const fn new() -> LogLimit {
+        LogLimit { state: Mutex::new(LimitState { last_line: None, count: 0 }) }
+    }
+
     /// Counts a fault. Returns how often it has occurred since the last line if another may be
     /// written now.
     pub fn admit(&self, now: Instant) -> Option<u64> {

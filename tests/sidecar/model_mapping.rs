@@ -1,9 +1,13 @@
 //! Names of models are mapped wherever a body has one, or the request is rejected with the reason.
 
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use crate::fixtures::{CHAT, policy, problem_type, route, single_worker};
-use crate::support::{Behaviour, Call, Origin, Sidecar};
+use crate::support::{Behaviour, Call, Ending, Origin, Sidecar, Stream};
 
 fn start(a: &Origin) -> Sidecar {
     let map = "auth: none, models: { small: theirs }";
@@ -12,6 +16,17 @@ fn start(a: &Origin) -> Sidecar {
 
 fn json_body(body: &str) -> Call {
     Call::post(CHAT, body).header("content-type", "application/json")
+}
+
+fn gzip(body: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(body.as_bytes()).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+fn encoded(body: impl AsRef<[u8]>) -> Call {
+    let call = Call::post(CHAT, body.as_ref()).header("content-encoding", "gzip");
+    call.header("content-type", "application/json")
 }
 
 fn form(parts: &[(&str, &str)], file: &str) -> Call {
@@ -53,6 +68,47 @@ fn the_model_is_mapped_in_every_form_of_a_body() {
 }
 
 #[test]
+fn a_compressed_body_is_decoded_for_a_provider_that_changes_it_and_untouched_otherwise() {
+    let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::status(503, &[])));
+    let providers =
+        [("a", &*a.url(), "auth: none, models: { small: theirs }"), ("b", &*b.url(), "auth: none")];
+    let rest = route("providers: [b], fallback: [a], idempotent: always");
+    let sidecar = single_worker(&policy(&providers, &rest));
+    let body = r#"{"messages":[],"model":"small"}"#;
+    assert_eq!(sidecar.send(&encoded(gzip(body))).status, 200);
+    let (untouched, changed) = (b.last(), a.last());
+    assert_eq!(untouched.body, gzip(body));
+    assert_eq!(untouched.headers.get("content-encoding"), Some("gzip"));
+    assert_eq!(changed.headers.get("content-encoding"), None);
+    assert_eq!(String::from_utf8(changed.body).expect("text"), body.replace("small", "theirs"));
+    let record = sidecar.wait_for_access(1).remove(0);
+    assert_eq!(record["bytes_in"], gzip(body).len(), "{record}");
+    let other = r#"{"messages":[],"model":"other"}"#;
+    assert_eq!(sidecar.send(&encoded(gzip(other))).status, 200);
+    assert_eq!(a.last().body, gzip(other), "nothing in it is mapped");
+    assert_eq!(a.last().headers.get("content-encoding"), Some("gzip"));
+}
+
+#[test]
+fn a_stream_that_a_compressed_body_requests_is_read() {
+    let a = Origin::start(Stream::chat(3).ending(Ending::Cut));
+    let b = Origin::start(Stream::chat(3));
+    let providers = [("a", &*a.url(), "auth: none"), ("b", &*b.url(), "auth: none")];
+    let rest =
+        route("providers: [a], fallback: [b], idempotent: always, stream: { commit: complete }");
+    let sidecar = single_worker(&policy(&providers, &rest));
+    let body = gzip(r#"{"messages":[],"model":"small","stream":true}"#);
+    let response = sidecar.send(&encoded(&body).header("accept-encoding", "gzip"));
+    assert!(response.text().contains("[DONE]"), "{}", response.text());
+    assert_eq!(b.last().headers.get("accept-encoding"), Some("identity"));
+    let body = gzip(r#"{"messages":[],"model":"small"}"#);
+    b.set(Behaviour::Chat);
+    a.set(Behaviour::Chat);
+    assert_eq!(sidecar.send(&encoded(&body).header("accept-encoding", "gzip")).status, 200);
+    assert_eq!(a.last().headers.get("accept-encoding"), Some("gzip"), "it requests no stream");
+}
+
+#[test]
 fn a_request_whose_model_cannot_be_known_is_rejected_with_the_reason() {
     let a = Origin::start(Behaviour::Chat);
     let sidecar = start(&a);
@@ -63,6 +119,10 @@ fn a_request_whose_model_cannot_be_known_is_rejected_with_the_reason() {
         (form(&[], &long), "raise the route's `replay`"),
         (json_body("\u{1f}...").header("content-encoding", "gzip"), "Content-Encoding"),
         (json_body("...").header("content-encoding", "br"), "Content-Encoding"),
+        (json_body("...").header("content-encoding", "compress"), "none of gzip, deflate, br"),
+        (json_body("...").header("content-encoding", "gzip, gzip"), "none of gzip, deflate, br"),
+        (encoded(gzip(&late)), "larger than the route's `replay`"),
+        (encoded(&long), "was not kept whole"),
     ] {
         let response = sidecar.send(&call);
         assert_eq!(

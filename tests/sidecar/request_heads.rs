@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::fixtures::{chat, policy, route, single_worker};
 use crate::raw_tcp::{RawClient, RawServer, exchange, start_with_provider};
-use crate::support::{Behaviour, Origin};
+use crate::support::{Behaviour, Call, Origin};
 
 /// Checks that each request gets this status with a problem document, the connection is closed, and
 /// no request reaches the provider.
@@ -74,6 +74,38 @@ fn a_target_that_is_neither_a_path_nor_a_url_is_rejected() {
 }
 
 #[test]
+fn a_length_with_leading_zeros_is_rejected() {
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length:";
+    let requests = ["005\r\n\r\nhello", "00\r\n\r\n", "05\r\n\r\nhello"];
+    let requests = requests.map(|rest| format!("{head} {rest}"));
+    assert_rejected(400, "bad-request", &requests.each_ref().map(String::as_str));
+}
+
+#[test]
+fn a_trailer_that_frames_routes_or_describes_the_message_is_rejected() {
+    let head =
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n";
+    let trailers = [
+        "content-length: 9",
+        "Transfer-Encoding: chunked",
+        "host: b",
+        "content-type: text/html",
+        "x-sum: 1\r\ncontent-encoding: gzip",
+    ];
+    let requests = trailers.map(|trailer| format!("{head}{trailer}\r\n\r\n"));
+    assert_rejected(400, "request-interrupted", &requests.each_ref().map(String::as_str));
+}
+
+/// The provider would echo its own credentials.
+#[test]
+fn trace_is_rejected() {
+    let (a, sidecar) = start_with_provider();
+    let response = sidecar.send(&Call::new("TRACE", "/x"));
+    assert_eq!((response.status, response.header("allow").is_some()), (405, true));
+    assert_eq!(a.count(), 0);
+}
+
+#[test]
 fn an_empty_or_invalid_host_is_rejected() {
     assert_rejected(
         400,
@@ -100,10 +132,87 @@ fn an_absolute_target_is_sent_as_its_path_and_an_options_asterisk_as_such() {
     assert!(wire.read_until("\r\n\r\n").starts_with("HTTP/1.1 200 "));
     assert_eq!((a.last().method.as_str(), a.last().path.as_str()), ("OPTIONS", "*"));
     let mut wire = RawClient::to(&sidecar.url("/"));
-    wire.write("GET http://other.example/x?y HTTP/1.1\r\nhost: a\r\n\r\n");
+    let here = sidecar.url("/x?y");
+    wire.write(format!("GET {here} HTTP/1.1\r\nhost: a\r\n\r\n"));
     assert!(wire.read_until("\r\n\r\n").starts_with("HTTP/1.1 200 "));
     assert_eq!(a.last().path, "/base/x?y");
     assert_eq!(a.last().headers.get("host"), Some(url[7..url.len() - 5].to_owned()).as_deref());
+}
+
+/// An application with `HTTP_PROXY` set to the listener must not reach the provider of a route that
+/// happens to match.
+#[test]
+fn a_request_for_another_host_is_refused_unless_a_route_names_it() {
+    let a = Origin::start(Behaviour::Chat);
+    let named = "{ name: named, match: { host: \"*.named.example\" }, providers: [a] }";
+    let routes = format!("routes: [ {named}, {{ name: all, providers: [a] }} ]\n");
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &routes));
+    let foreign = ["http://other.example/x", "http://127.0.0.1:1/x", "https://localhost/x"];
+    for target in foreign {
+        let mut wire = RawClient::to(&sidecar.url("/"));
+        wire.write(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n"));
+        let head = wire.read_until("\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 400 "), "{target}: {head}");
+        assert!(wire.read_until("\"type\":\"foreign-host\"}").contains("HTTP_PROXY"));
+    }
+    assert_eq!(a.count(), 0);
+    let record = sidecar.wait_for_access(foreign.len()).pop().expect("a record");
+    assert_eq!((&record["reason"], &record["status"]), (&"foreign-host".into(), &400.into()));
+    let counted = "outrigger_local_responses_total{route=\"-\",reason=\"foreign-host\"}";
+    assert_eq!(sidecar.metric(counted), Some(3.0));
+    let port = sidecar.url("").rsplit(':').next().map(str::to_owned).expect("a port");
+    for target in ["http://api.named.example/x", &format!("http://LOCALHOST:{port}/x")] {
+        let mut wire = RawClient::to(&sidecar.url("/"));
+        wire.write(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n"));
+        assert!(wire.read_until("\r\n\r\n").starts_with("HTTP/1.1 200 "), "{target}");
+    }
+}
+
+#[test]
+fn a_head_that_is_rejected_is_logged_and_counted() {
+    let (a, sidecar) = start_with_provider();
+    let rejected = [
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "version-not-supported"),
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "bad-request"),
+        (
+            "CONNECT b:443 HTTP/1.1\r\nhost: b:443\r\nconnection: close\r\n\r\n",
+            405,
+            "method-not-supported",
+        ),
+    ];
+    for (index, (bytes, status, reason)) in rejected.into_iter().enumerate() {
+        let response = exchange(&sidecar, bytes);
+        assert!(response.contains(&format!("\"type\":\"{reason}\"")), "{response}");
+        let record = &sidecar.wait_for_access(index + 1)[index];
+        let found = (&record["status"], &record["reason"], &record["route"]);
+        assert_eq!(found, (&status.into(), &reason.into(), &"-".into()), "{record}");
+        let counted = format!("outrigger_local_responses_total{{route=\"-\",reason=\"{reason}\"}}");
+        assert_eq!(sidecar.metric(&counted), Some(1.0), "{reason}");
+    }
+    assert_eq!(a.count(), 0);
+}
+
+#[test]
+fn a_bare_line_feed_or_a_fragment_is_rejected_however_the_head_arrives() {
+    let head = "GET /x HTTP/1.1\r\nhost: a\r\nx: y\r\n\r\n";
+    let bare = head.match_indices("\r\n").map(|(at, _)| [&head[..at], &head[at + 1..]].concat());
+    let malformed: Vec<_> = bare.chain([head.replace("/x", "/x#y"), format!("\n{head}")]).collect();
+    assert_rejected(400, "bad-request", &malformed.iter().map(String::as_str).collect::<Vec<_>>());
+    let (a, sidecar) = start_with_provider();
+    for request in &malformed {
+        let at = request.find("host").expect("a host");
+        let mut wire = RawClient::to(&sidecar.url("/"));
+        wire.write(&request[..at]);
+        wire.write_best_effort(&request[at..]);
+        assert!(wire.read_to_close().starts_with("HTTP/1.1 400 "), "{request:?}");
+    }
+    assert_eq!(a.count(), 0);
+    let body = "{\n  \"model\": \"small\"\n}\n";
+    let mut client = sidecar.client();
+    for _ in 0..2 {
+        assert_eq!(client.send(&Call::post("/x", body)).status, 200);
+        assert_eq!(a.last().body, body.as_bytes());
+    }
 }
 
 #[test]

@@ -169,7 +169,7 @@ pub mod model {
     };
     pub use super::retry::{Budget, Cost, Retry};
     pub use super::rewrite::{Headers, JsonText, Rewrite, RewriteBody, RewritePath, SetHeader};
-    pub use super::route::{Affinity, AllowOverride, RoutePolicy, Weighted};
+    pub use super::route::{Affinity, AllowOverride, Redirects, RoutePolicy, Weighted};
     pub use super::server::{AccessLog, Forwarded, LogFormat, LogTarget, Server};
     pub use super::tls::{ClientTls, Identity, Pem};
     pub use super::url::{Callback, ForwardProxy, PostTo, Url};

@@ -62,6 +62,8 @@ section! {
         replay: u64 as Size = 16 << 20, in 0..=1 << 30;
         /// How responses are forwarded.
         stream: Stream;
+        /// `rewrite` makes a redirect or another reference to the provider itself lead to the listener; `pass` forwards it as it is.
+        redirects: Redirects = Redirects::Rewrite;
         /// A name under `queues`; `none`: a request without capacity is rejected at once.
         queue: Option<usize> as OrDefault<Queue>;
         /// A name under `caches`.
@@ -124,6 +126,10 @@ impl ClassNames for FallbackOn {
         use AttemptClass::*;
         &[Unsent, Failure, Throttled, Credential, Unsupported]
     };
+}
+
+words! {
+    pub enum Redirects { Rewrite = "rewrite", Pass = "pass", }
 }
 
 words! {

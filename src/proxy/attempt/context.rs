@@ -3,6 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method};
+
 use super::state::Attempts;
 use super::wait::Wait;
 use crate::live::buffers::Reservation;
@@ -10,6 +13,7 @@ use crate::live::quota::usage_meter::AttemptKind;
 use crate::policy::sections::model::{OnCut, Retry};
 use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::downstream::connection::Client;
+use crate::proxy::downstream::content_coding::{ContentCoding, Undecodable};
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::downstream::worker::Worker;
 use crate::proxy::request::body::RequestBody;
@@ -78,12 +82,27 @@ impl ProxyRequest {
     pub fn set_body(&mut self, mut body: RequestBody) {
         let marks = self.head.marks();
         if marks.has(HeaderMarks::CONTENT_ENCODING) && headers::is_encoded(self.head.headers()) {
-            body.set_encoded();
+            body.set_undecodable(Undecodable::NotKept);
         }
         self.requests_stream = requests_stream(&self.head, body.stream_flag());
         self.limits.start_timeout(&self.route, body.taken());
         self.limits.estimate_tokens(&body);
         self.body = body;
+    }
+
+    /// Decodes a body with a `Content-Encoding` if the policy may have to read it.
+    pub async fn decode_body(&mut self) {
+        let (method, headers) = (self.head.method(), self.head.headers());
+        let is_json = |kind: &HeaderValue| kind.to_str().is_ok_and(|kind| kind.contains("json"));
+        let may_stream = *method == Method::POST && headers.get(CONTENT_TYPE).is_some_and(is_json);
+        if self.route.reads_body || may_stream {
+            let coding = ContentCoding::of(headers);
+            let decoding =
+                self.body.decode(coding, self.route.policy.replay, self.route.reads_body);
+            Box::pin(decoding).await;
+            self.requests_stream = requests_stream(&self.head, self.body.stream_flag());
+            self.limits.estimate_tokens(&self.body);
+        }
     }
 
     /// The policy that decides the next step: the last provider's own, else the route's.

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::policy::sections::model::{Auth, Timeouts};
 use crate::proxy::downstream::own_headers::remove_own;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
+use crate::proxy::downstream::references::localize;
 use crate::proxy::request::headers;
 use crate::proxy::request::rewrite;
 use crate::resilience::outcome::AttemptClass;
@@ -71,7 +72,8 @@ async fn send(
     sent: Instant,
 ) -> Result<AttemptResult, Box<Selection>> {
     let candidate = selection.endpoint.candidate(route);
-    let timeouts = candidate.provider.policy.timeouts;
+    let (provider, endpoint) = (&candidate.provider.policy, &candidate.endpoint);
+    let timeouts = provider.timeouts;
     let (target, mut outgoing) = match build_outgoing(request, route, candidate) {
         Ok(built) => built,
         Err(problem) => return Ok(failed(AttemptClass::Ignored, problem)),
@@ -82,14 +84,17 @@ async fn send(
         let credential = selection.credential;
         let (provider, endpoint) = (&candidate.provider.policy, &candidate.endpoint);
         headers::write_line(out, request.head.method(), &target);
-        headers::write(out, request.head.headers(), provider, endpoint, credential, &target);
+        let (headers, decoded) = (request.head.headers(), request.body.is_sent_decoded());
+        headers::write(out, headers, provider, endpoint, credential, &target, decoded);
     };
     let (reused, peer) = (connection.is_reused(), connection.peer());
     let mut sending = connection.send(outgoing, head);
     let by = response_deadline(request, &selection, sent, timeouts.headers, fails_over);
     match await_head(request, &mut sending, by, &timeouts).await {
         Some(Ok((mut head, body))) => {
-            remove_own(&mut head.headers);
+            if remove_own(&mut head.headers) {
+                localize(&mut head.headers, &route.policy, provider, &endpoint.policy.url);
+            }
             let deadlines = body_deadlines(request, &selection, sent, &timeouts, fails_over);
             let took = clock::since(sent);
             let room = request.reservation();
@@ -97,7 +102,7 @@ async fn send(
             Ok(inspect(request, route, received).await)
         }
         Some(Err(SendError::Unsent(body, _))) => {
-            request.body.restore(body, &candidate.provider.policy);
+            request.body.restore(body, provider);
             if reused {
                 Err(selection)
             } else {

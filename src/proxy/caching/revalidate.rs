@@ -38,6 +38,9 @@ pub fn begin(
     drop(spawn_local(Contained::new(async move {
         let route = Arc::clone(&request.route);
         let Some(cache) = &route.cache else { return };
+        if request.body.is_encoded() {
+            request.decode_body().await;
+        }
         let outcome = forward(&mut request, &route, cache, fetch, false).await;
         let mut body = send(request, outcome).into_body();
         while let Some(Ok(_)) = body.frame().await {}

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::Response;
+use http::{Response, Version};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -57,6 +57,8 @@ pub struct Clients {
 #[derive(Debug)]
 pub struct Client {
     pub peer: Option<SocketAddr>,
+    /// The address that the client connected to.
+    pub local: Option<SocketAddr>,
     pub secure: bool,
     activity: Arc<Activity>,
     directive: Cell<Directive>,
@@ -126,10 +128,11 @@ impl Clients {
                 ConnectionPhase::Head if since > head => {
                     let detail = format!("the head took longer than {:?}", server.header_time);
                     let problem = Problem::new(ProblemKind::RequestTimeout, detail);
-                    client.activity.send_on_close(problem.to_wire());
+                    client.activity.send_on_close(problem);
                     client.direct(Directive::Close);
                 }
                 ConnectionPhase::Idle if since > idle => client.direct(Directive::CloseIfIdle),
+                ConnectionPhase::Serving if client.activity.is_half_closed() => client.wake(),
                 _ => {}
             }
         }
@@ -137,12 +140,18 @@ impl Clients {
 
     /// A client for a request that no connection sent: a job, or a background revalidation.
     pub fn detached(&self) -> Rc<Client> {
-        self.client(None, false)
+        self.client(None, None, false)
     }
 
-    fn client(&self, peer: Option<SocketAddr>, secure: bool) -> Rc<Client> {
+    fn client(
+        &self,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+        secure: bool,
+    ) -> Rc<Client> {
         Rc::new(Client {
             peer,
+            local,
             secure,
             activity: Activity::new(Arc::clone(&self.ticks)),
             directive: Cell::new(Directive::Serve),
@@ -152,8 +161,13 @@ impl Clients {
         })
     }
 
-    fn add(&self, peer: Option<SocketAddr>, secure: bool) -> (u64, Rc<Client>) {
-        let client = self.client(peer, secure);
+    fn add(&self, connection: &AcceptedConnection, secure: bool) -> (u64, Rc<Client>) {
+        let client = match connection {
+            AcceptedConnection::Tcp(stream, peer) => {
+                self.client(Some(*peer), stream.local_addr().ok(), secure)
+            }
+            AcceptedConnection::Unix(_) => self.client(None, None, secure),
+        };
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         self.open.borrow_mut().insert(id, Rc::clone(&client));
@@ -168,18 +182,19 @@ impl Clients {
 
 impl Client {
     /// The head of a request has arrived.
-    pub fn begin_request(&self) {
-        self.activity.parser_errors.begin_response();
-        self.activity.enter(ConnectionPhase::Body);
+    pub fn begin_request(&self, version: Version) {
+        self.activity.begin_request(version == Version::HTTP_11);
     }
 
     /// The request has arrived; from now on a disconnect of the client cancels it. If the client has
     /// already disconnected, this never returns: the end of the connection drops the request.
     pub async fn serve(&self) {
         self.activity.enter(ConnectionPhase::Serving);
-        if self.activity.has_disconnected() {
-            std::future::pending::<()>().await;
-        }
+        std::future::poll_fn(|_| match self.activity.awaits_probe() {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        })
+        .await;
     }
 
     /// The response to a request has ended, or is ready to be sent without waiting.
@@ -202,6 +217,10 @@ impl Client {
 
     fn direct(&self, directive: Directive) {
         self.directive.set(directive);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
@@ -230,12 +249,8 @@ pub fn reject(connection: &AcceptedConnection) {
 pub fn serve<H: RequestHandler>(worker: &Rc<Worker>, connection: AcceptedConnection, handler: H) {
     let worker = Rc::clone(worker);
     let tls = worker.snapshot().listener_tls.clone();
-    let peer = match &connection {
-        AcceptedConnection::Tcp(_, peer) => Some(*peer),
-        AcceptedConnection::Unix(_) => None,
-    };
     // Added before its task first runs, so that a drain that begins in between waits for it.
-    let (id, client) = worker.clients.add(peer, tls.is_some());
+    let (id, client) = worker.clients.add(&connection, tls.is_some());
     tokio::task::spawn_local(async move {
         let service = Service { worker: Rc::clone(&worker), client: Rc::clone(&client), handler };
         let result = match connection {
@@ -251,6 +266,9 @@ pub fn serve<H: RequestHandler>(worker: &Rc<Worker>, connection: AcceptedConnect
         // A panic while the response was being sent has cut the connection, and is logged.
         if let Ok(Err(error)) = result {
             tracing::debug!(%error, "client connection ended with an error");
+        }
+        if let Some(kind) = client.activity.rejection() {
+            handler.rejected(&worker, &client, kind);
         }
         let tunnel = client.tunnel.take();
         if let Some(tunnel) = tunnel {
@@ -364,7 +382,7 @@ impl<H: RequestHandler> Service<H> {
         if served.as_ref().is_err_and(hyper::Error::is_parse)
             && let Some(problem) = client.activity.parser_errors.problem_at_end()
         {
-            client.activity.send_on_close(problem.to_wire());
+            client.activity.send_on_close(problem);
         }
         served.map_err(std::io::Error::other)
     }

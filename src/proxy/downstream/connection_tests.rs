@@ -57,7 +57,7 @@ impl RequestHandler for PanickingHandler {
         client: Rc<Client>,
         request: Request<Incoming>,
     ) -> Result<Response<TestBody>, Infallible> {
-        client.begin_request();
+        client.begin_request(request.version());
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let now = crate::clock::now();
         let mut record = AccessRecord::new(&worker, &client, None, method, uri, now);
@@ -72,6 +72,8 @@ impl RequestHandler for PanickingHandler {
             _ => Ok(Response::new(TestBody::Whole(Some(part)))),
         }
     }
+
+    fn rejected(self, _: &Rc<Worker>, _: &Rc<Client>, _: ProblemKind) {}
 
     fn panicked(panic: PanicId) -> Response<TestBody> {
         let problem = Problem::new(ProblemKind::InternalError, panic.to_string());

@@ -8,6 +8,10 @@
 //! ahead, into a buffer of 8 KiB that it allocates for each request because the request's own
 //! buffer is in use.
 //!
+//! A client that has closed its sending side has either left or waits for the response, and TCP
+//! does not say which. An interim response tells them apart: a client that has left resets the
+//! connection. It is sent only before the response begins, and to HTTP/1.1 alone.
+//!
 //! The responses of hyper's parser get a body here (see `parser_error`).
 //!
 //! hyper's own header timeout also ends idle connections and costs a timer for each request. Here
@@ -25,12 +29,17 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use super::head_check::HeadCheck;
 use super::parser_error::ParserErrors;
+use super::problem::{Problem, ProblemKind};
 use crate::upstream::{SmallWriteBuffer, join_small};
 
 /// The most bytes of one read: one less than 16 KiB, because hyper doubles a buffer that a read has
 /// filled, and each frame of a body keeps its buffer.
 pub const MAX_READ: usize = (16 << 10) - 1;
+
+/// Every HTTP/1.1 client accepts it, also without having expected it (RFC 9110, 15.2).
+const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A client stream that hyper can serve.
 pub trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -41,10 +50,19 @@ pub trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn poll_peek_length(&self, _: &mut Context<'_>) -> Poll<io::Result<usize>> {
         Poll::Pending
     }
+
+    /// The error that the connection has had since the last call.
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        Ok(None)
+    }
 }
 
 impl ClientStream for TcpStream {
     const CAN_PEEK: bool = true;
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        TcpStream::take_error(self)
+    }
 
     fn poll_peek_length(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.poll_peek(cx, &mut ReadBuf::new(&mut [0]))
@@ -53,6 +71,10 @@ impl ClientStream for TcpStream {
 
 impl ClientStream for UnixStream {
     const CAN_PEEK: bool = true;
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        UnixStream::take_error(self)
+    }
 
     fn poll_peek_length(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
@@ -89,15 +111,27 @@ pub enum ConnectionPhase {
     New,
 }
 
+/// The direction from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum SendingSide {
+    Open,
+    /// Closed, and perhaps the client has left.
+    Closed,
+    /// Closed by a client that still reads.
+    HalfClosed,
+}
+
 /// The phase of a connection and the worker's tick in which it began or bytes last moved.
 #[derive(Debug)]
 pub struct Activity {
     phase: AtomicU8,
     since: AtomicU32,
     ticks: Arc<AtomicU32>,
-    /// The client had closed its side when its last bytes were read.
-    disconnected: AtomicBool,
-    closing_response: OnceLock<Vec<u8>>,
+    sending_side: AtomicU8,
+    /// The request is HTTP/1.1, and no part of its response was written.
+    may_probe: AtomicBool,
+    closing_problem: OnceLock<Problem>,
     pub(super) parser_errors: ParserErrors,
 }
 
@@ -108,8 +142,9 @@ impl Activity {
             phase: AtomicU8::new(ConnectionPhase::New as u8),
             since,
             ticks,
-            disconnected: AtomicBool::new(false),
-            closing_response: OnceLock::new(),
+            sending_side: AtomicU8::new(SendingSide::Open as u8),
+            may_probe: AtomicBool::new(false),
+            closing_problem: OnceLock::new(),
             parser_errors: ParserErrors::new(),
         })
     }
@@ -131,9 +166,29 @@ impl Activity {
         now.wrapping_sub(self.since.load(Ordering::Relaxed))
     }
 
-    /// The client disconnected before its request could be served.
-    pub fn has_disconnected(&self) -> bool {
-        self.disconnected.load(Ordering::Relaxed)
+    /// Begins a request. `may_probe`: its client accepts interim responses.
+    pub fn begin_request(&self, may_probe: bool) {
+        self.may_probe.store(may_probe, Ordering::Relaxed);
+        self.parser_errors.begin_response();
+        self.enter(ConnectionPhase::Body);
+    }
+
+    /// The client closed its side before its request was served, and has yet to be probed.
+    pub fn awaits_probe(&self) -> bool {
+        self.is_sending_side(SendingSide::Closed)
+    }
+
+    /// The client closed its side and still reads.
+    pub fn is_half_closed(&self) -> bool {
+        self.is_sending_side(SendingSide::HalfClosed)
+    }
+
+    fn is_sending_side(&self, state: SendingSide) -> bool {
+        self.sending_side.load(Ordering::Relaxed) == state as u8
+    }
+
+    fn set_sending_side(&self, state: SendingSide) {
+        self.sending_side.store(state as u8, Ordering::Relaxed);
     }
 
     pub fn enter(&self, phase: ConnectionPhase) {
@@ -141,9 +196,15 @@ impl Activity {
         self.since.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Sets the bytes to send when the connection is closed, where hyper sends nothing.
-    pub fn send_on_close(&self, response: Vec<u8>) {
-        let _ = self.closing_response.set(response);
+    /// Sets the response to send when the connection is closed, where hyper sends nothing.
+    pub fn send_on_close(&self, problem: Problem) {
+        let _ = self.closing_problem.set(problem);
+    }
+
+    /// The kind of the problem that was sent in place of a request's response.
+    pub fn rejection(&self) -> Option<ProblemKind> {
+        let closing = self.closing_problem.get().map(|problem| problem.kind);
+        closing.or_else(|| self.parser_errors.rejection())
     }
 
     fn record_read(&self) {
@@ -161,6 +222,7 @@ impl Activity {
     }
 
     fn record_write(&self) {
+        self.may_probe.store(false, Ordering::Relaxed);
         if self.phase.load(Ordering::Relaxed) == ConnectionPhase::Idle as u8 {
             self.since.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
         }
@@ -172,6 +234,7 @@ impl Activity {
 pub struct ClientIo<S: ClientStream> {
     stream: S,
     activity: Arc<Activity>,
+    head: HeadCheck,
     /// Unread bytes are waiting, so the client has not disconnected.
     unread: bool,
     /// Bytes to write in place of the parser's own response.
@@ -180,7 +243,8 @@ pub struct ClientIo<S: ClientStream> {
 
 impl<S: ClientStream> ClientIo<S> {
     pub fn new(stream: S, activity: Arc<Activity>) -> Self {
-        ClientIo { stream, activity, unread: false, replacement: Vec::new() }
+        let head = HeadCheck::default();
+        ClientIo { stream, activity, head, unread: false, replacement: Vec::new() }
     }
 
     fn poll_bounded_read(
@@ -199,20 +263,56 @@ impl<S: ClientStream> ClientIo<S> {
         outcome
     }
 
+    /// Checks bytes that were read, before the parser does.
+    fn check_head(&mut self, bytes: &mut [u8]) {
+        let errors = &self.activity.parser_errors;
+        let fault = match self.activity.phase() {
+            ConnectionPhase::New | ConnectionPhase::Idle => {
+                let line = errors.check_version(bytes);
+                self.head.begin(bytes, line)
+            }
+            ConnectionPhase::Head => self.head.resume(bytes),
+            ConnectionPhase::Body | ConnectionPhase::Serving | ConnectionPhase::Upgraded => None,
+        };
+        if let Some(fault) = fault {
+            errors.set_fault(fault);
+        }
+    }
+
     /// An error when the client disconnected while it is being served.
     fn check_disconnect(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.unread || self.activity.phase() != ConnectionPhase::Serving {
             return Ok(());
         }
+        if self.activity.is_half_closed() {
+            return self.stream.take_error()?.map_or(Ok(()), Err);
+        }
         match self.stream.poll_peek_length(cx) {
             Poll::Pending => Ok(()),
-            Poll::Ready(Ok(0)) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Ready(Ok(0)) => self.probe(cx),
             Poll::Ready(Ok(_)) => {
                 self.unread = true;
                 Ok(())
             }
             Poll::Ready(Err(error)) => Err(error),
         }
+    }
+
+    /// Decides whether a client that has closed its side still reads; an error if not. A reset that
+    /// comes later is found by the checks that the worker's tick causes. hyper has nothing to write
+    /// whenever `may_probe` is set here: it flushes after it has written all.
+    fn probe(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.activity.may_probe.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        match Pin::new(&mut self.stream).poll_write(cx, PROBE) {
+            Poll::Ready(Ok(written)) if written == PROBE.len() => {}
+            Poll::Ready(Err(error)) => return Err(error),
+            _ => return Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+        self.activity.set_sending_side(SendingSide::HalfClosed);
+        cx.waker().wake_by_ref();
+        self.stream.take_error()?.map_or(Ok(()), Err)
     }
 
     /// Replaces the parser's own response. hyper writes it in one piece, and flushes before it closes.
@@ -253,9 +353,9 @@ impl<S: ClientStream> ClientIo<S> {
 impl<S: ClientStream> Drop for ClientIo<S> {
     /// Sends the closing response with one write; the rest of a partial write is lost.
     fn drop(&mut self) {
-        let Some(response) = self.activity.closing_response.get() else { return };
+        let Some(problem) = self.activity.closing_problem.get() else { return };
         let mut cx = Context::from_waker(Waker::noop());
-        if Pin::new(&mut self.stream).poll_write(&mut cx, response).is_ready() {
+        if Pin::new(&mut self.stream).poll_write(&mut cx, &problem.to_wire()).is_ready() {
             let _ = Pin::new(&mut self.stream).poll_flush(&mut cx);
         }
     }
@@ -270,16 +370,14 @@ impl<S: ClientStream> AsyncRead for ClientIo<S> {
         let before = buf.filled().len();
         let outcome = self.poll_bounded_read(cx, buf);
         if buf.filled().len() > before {
-            if matches!(self.activity.phase(), ConnectionPhase::New | ConnectionPhase::Idle) {
-                self.activity.parser_errors.check_version(&mut buf.filled_mut()[before..]);
-            }
+            self.check_head(&mut buf.filled_mut()[before..]);
             self.activity.record_read();
             self.unread = false;
             // For a request that is not yet served; once it is, `check_disconnect` applies.
             if matches!(self.activity.phase(), ConnectionPhase::Head | ConnectionPhase::Body)
                 && let Poll::Ready(Ok(0)) = self.stream.poll_peek_length(cx)
             {
-                self.activity.disconnected.store(true, Ordering::Relaxed);
+                self.activity.set_sending_side(SendingSide::Closed);
             }
         }
         outcome

@@ -4,9 +4,12 @@ pub mod accept;
 pub mod connection;
 #[cfg(test)]
 mod connection_tests;
+pub mod content_coding;
+mod head_check;
 pub mod io;
 pub mod own_headers;
 mod parser_error;
 pub mod problem;
+pub mod references;
 pub mod timer;
 pub mod worker;

@@ -4,8 +4,11 @@
 //! these responses are recognized where bytes leave, and get a problem document. A version other
 //! than 1.x is recognized where bytes arrive, because hyper's status for it is 400.
 
+use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
+use super::head_check::HeadFault;
 use super::problem::{Problem, ProblemKind};
 
 /// A minor version that is not known is read as the highest known one (RFC 9110, 2.5).
@@ -28,6 +31,8 @@ enum Writing {
 pub(super) struct ParserErrors {
     writing: AtomicU8,
     unsupported_version: AtomicBool,
+    fault: OnceLock<HeadFault>,
+    rejection: OnceLock<ProblemKind>,
 }
 
 impl ParserErrors {
@@ -35,7 +40,19 @@ impl ParserErrors {
         ParserErrors {
             writing: AtomicU8::new(Writing::Nothing as u8),
             unsupported_version: AtomicBool::new(false),
+            fault: OnceLock::new(),
+            rejection: OnceLock::new(),
         }
+    }
+
+    /// The head breaks a rule; the parser is made to reject it.
+    pub(super) fn set_fault(&self, fault: HeadFault) {
+        let _ = self.fault.set(fault);
+    }
+
+    /// The kind of the problem that replaced the parser's own response.
+    pub(super) fn rejection(&self) -> Option<ProblemKind> {
+        self.rejection.get().copied()
     }
 
     /// The handler has received a request.
@@ -61,17 +78,20 @@ impl ParserErrors {
             return None;
         }
         let status = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
-        let (kind, detail) = match status {
-            b"400" if self.unsupported_version.load(Ordering::Relaxed) => {
-                return Some(unsupported_version());
+        let fault = self.fault.get().map(|fault| fault.explain());
+        let problem = match status {
+            b"400" if self.unsupported_version.load(Ordering::Relaxed) => unsupported_version(),
+            b"400" => {
+                let detail = fault.unwrap_or("the head of the request cannot be parsed");
+                Problem::new(ProblemKind::BadRequest, detail)
             }
-            b"400" => (ProblemKind::BadRequest, "the head of the request cannot be parsed"),
-            b"414" => (ProblemKind::UriTooLong, "shorten the target"),
-            b"431" => (ProblemKind::HeadTooLarge, "send fewer or shorter headers"),
+            b"414" => Problem::new(ProblemKind::UriTooLong, "shorten the target"),
+            b"431" => Problem::new(ProblemKind::HeadTooLarge, "send fewer or shorter headers"),
             _ => return None,
         };
         self.begin_response();
-        Some(Problem::new(kind, detail))
+        let _ = self.rejection.set(problem.kind);
+        Some(problem)
     }
 
     /// The problem for a connection whose parser ended without a response: HTTP/2 was spoken.
@@ -81,23 +101,25 @@ impl ParserErrors {
             .then(unsupported_version)
     }
 
-    /// Looks at the version in the first bytes of a request. A newer 1.x becomes 1.1.
-    pub(super) fn check_version(&self, bytes: &mut [u8]) {
-        let Some(end) = memchr::memchr(b'\n', bytes) else { return };
+    /// Looks at the version in the first bytes of a request. A newer 1.x becomes 1.1. Returns the
+    /// request line without its end, if it is there.
+    pub(super) fn check_version(&self, bytes: &mut [u8]) -> Option<Range<usize>> {
+        let first = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+        let end = first + memchr::memchr(b'\n', &bytes[first..])?;
         let end = if bytes[..end].ends_with(b"\r") { end - 1 } else { end };
-        let Some(start) = end.checked_sub(NEWEST.len()) else { return };
+        let start = end.checked_sub(NEWEST.len()).filter(|start| *start >= first)?;
         let version = &mut bytes[start..end];
-        if version == NEWEST || version == b"HTTP/1.0" {
-            return;
-        }
-        let [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] = version else { return };
-        match (*major, *minor) {
-            (b'1', b'2'..=b'9') => *minor = b'1',
-            (b'0' | b'2'..=b'9', b'0'..=b'9') => {
-                self.unsupported_version.store(true, Ordering::Relaxed);
+        if version != NEWEST && version != b"HTTP/1.0" {
+            let [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] = version else { return None };
+            match (*major, *minor) {
+                (b'1', b'2'..=b'9') => *minor = b'1',
+                (b'0' | b'2'..=b'9', b'0'..=b'9') => {
+                    self.unsupported_version.store(true, Ordering::Relaxed);
+                }
+                _ => {}
             }
-            _ => {}
         }
+        Some(first..end)
     }
 }
 
@@ -129,6 +151,7 @@ mod tests {
             ("GET / HTTP/1.10\r\n", "GET / HTTP/1.10\r\n", false),
             ("GET / http/1.2\r\n", "GET / http/1.2\r\n", false),
             ("GET / HTTP/1.2", "GET / HTTP/1.2", false),
+            ("\r\nGET / HTTP/1.2\r\n", "\r\nGET / HTTP/1.1\r\n", false),
             ("\r\n", "\r\n", false),
             ("", "", false),
         ] {

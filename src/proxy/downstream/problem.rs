@@ -61,6 +61,8 @@ problem_types! {
         "an x-outrigger-* header is invalid or not allowed";
     BadPrefer, 400, "bad-prefer", Some("http_request_error"), false,
         "the Prefer header is invalid";
+    ForeignHost, 400, "foreign-host", Some("http_request_denied"), false,
+        "the request is for another host, and no route names it";
     RequestInterrupted, 400, "request-interrupted", Some("http_request_error"), true,
         "the request body is malformed or ended early";
     CallbackNotAllowed, 403, "callback-not-allowed", Some("http_request_denied"), false,
@@ -71,8 +73,8 @@ problem_types! {
         "nothing is served at this path below /.outrigger/";
     JobNotFound, 404, "job-not-found", None, false,
         "the job does not exist or belongs to another caller";
-    ConnectMethod, 405, "connect-not-supported", Some("http_request_denied"), false,
-        "the method CONNECT is not supported";
+    MethodNotSupported, 405, "method-not-supported", Some("http_request_denied"), false,
+        "the methods CONNECT and TRACE are not supported";
     RequestTimeout, 408, "request-timeout", Some("http_request_error"), true,
         "the request did not arrive in time";
     JobRunning, 409, "job-running", None, false,
@@ -205,9 +207,9 @@ impl Problem {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.kind == ProblemKind::ConnectMethod {
+        if self.kind == ProblemKind::MethodNotSupported {
             // Required (RFC 9110, 15.5.6).
-            let allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
+            let allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
         if row.closes_connection {

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::connection::{self, Client, Clients};
+use super::problem::ProblemKind;
 use crate::clock;
 use crate::json::scan::PointerMatches;
 use crate::live::Live;
@@ -46,6 +47,9 @@ pub trait RequestHandler: Copy + 'static {
         client: Rc<Client>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Self::ResponseBody>, Infallible>> + 'static;
+
+    /// Records a request that was rejected before its head could be handled.
+    fn rejected(self, worker: &Rc<Worker>, client: &Rc<Client>, kind: ProblemKind);
 
     /// The response to a request whose handling panicked before its response began.
     fn panicked(panic: PanicId) -> Response<Self::ResponseBody>;

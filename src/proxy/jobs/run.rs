@@ -81,6 +81,9 @@ pub fn admit(
     let made = build_request(worker, route, queue, class, task);
     let admission = async move {
         let mut request = made?;
+        if request.body.is_encoded() {
+            request.decode_body().await;
+        }
         degrade_job(&mut request)
             .map_err(|rejected| Blocked::For(rejected.retry_after, rejected.reason))?;
         let route = Arc::clone(&request.route);

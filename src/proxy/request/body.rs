@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use super::body_intake::{BARE_LINE_FEED, BodyRate, Prefix, is_cut_short};
+use super::body_intake::{BodyRate, IntakeLimits, Prefix, receive};
 use super::headers;
 use super::model_name::{ModelName, UnknownModel, unknown_model};
 use super::rewrite;
@@ -23,13 +23,10 @@ use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::policy::sections::model;
 use crate::proxy::access_log::reasons::NotReplayable;
+use crate::proxy::downstream::content_coding::{ContentCoding, Undecodable};
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
-use crate::proxy::downstream::timer::{Elapsed, Timer};
-use crate::snapshot::Route;
+use crate::proxy::downstream::timer::Timer;
 use crate::upstream::OutgoingBody;
-
-/// A body without a known length that is incomplete after this long is streamed.
-const STILL_ARRIVING: Duration = Duration::from_secs(1);
 
 /// The body of a request, for all its attempts.
 #[derive(Debug)]
@@ -38,8 +35,12 @@ pub struct RequestBody {
     /// Unset: the body was not searched for it.
     model: OnceCell<Option<ModelName>>,
     stream_flag: StreamFlag,
-    /// It has a `Content-Encoding`.
-    is_encoded: bool,
+    /// Why it cannot be read, if it has a `Content-Encoding`.
+    undecodable: Option<Undecodable>,
+    /// As received, if the kept body is decoded.
+    encoded: Option<Bytes>,
+    /// The body that is sent is decoded, although it arrived encoded.
+    is_sent_decoded: bool,
     /// When it was complete, or known to be streamed.
     taken: Instant,
     /// Set for a streamed body.
@@ -56,12 +57,12 @@ enum State {
     Empty,
     Buffered {
         bytes: Bytes,
-        _room: Reservation,
+        room: Reservation,
     },
     Streamed {
         first: VecDeque<Frame<Bytes>>,
         rest: Option<Incoming>,
-        _room: Reservation,
+        room: Reservation,
     },
     /// Returned unsent by an attempt; rewritten for that provider.
     Returned {
@@ -69,30 +70,6 @@ enum State {
         provider: String,
     },
     Sent,
-}
-
-/// The limits for receiving a body.
-#[derive(Clone, Copy, Debug)]
-pub struct IntakeLimits {
-    pub replay: u64,
-    pub reads_body: bool,
-    /// Wait until the body is complete, however long that takes.
-    pub complete: bool,
-    rate: BodyRate,
-}
-
-impl IntakeLimits {
-    pub fn of(route: &Route, complete: bool) -> IntakeLimits {
-        IntakeLimits {
-            replay: route.policy.replay,
-            reads_body: route.reads_body,
-            complete,
-            rate: BodyRate {
-                idle: route.tiers[0].candidates[0].provider.policy.timeouts.idle,
-                minimum: route.server.body_rate,
-            },
-        }
-    }
 }
 
 impl RequestBody {
@@ -113,7 +90,7 @@ impl RequestBody {
         }
         let length = body.size_hint().exact();
         if length.is_some_and(|length| length > limits.replay) && !limits.reads_body {
-            let state = State::Streamed { first: VecDeque::new(), rest: Some(body), _room: room };
+            let state = State::Streamed { first: VecDeque::new(), rest: Some(body), room };
             let mut body = RequestBody::new(state, OnceCell::new()).limited_to(limits.rate);
             body.stream_flag = StreamFlag::Unknown;
             return Ok(body.sent_once(NotReplayable::LargerThanReplay));
@@ -143,7 +120,7 @@ impl RequestBody {
     pub fn complete(&self) -> Option<Bytes> {
         match self.state {
             State::Empty => Some(Bytes::new()),
-            _ => self.original().cloned(),
+            _ => self.encoded.as_ref().or(self.original()).cloned(),
         }
     }
 
@@ -153,7 +130,9 @@ impl RequestBody {
             state: State::Empty,
             model: OnceCell::new(),
             stream_flag: StreamFlag::Absent,
-            is_encoded: false,
+            undecodable: None,
+            encoded: None,
+            is_sent_decoded: false,
             taken,
             upload: None,
             original: None,
@@ -166,24 +145,14 @@ impl RequestBody {
         let taken = clock::now();
         let upload =
             matches!(state, State::Streamed { .. }).then(|| Rc::new(UploadProgress::new(taken)));
-        RequestBody {
-            state,
-            model,
-            stream_flag: StreamFlag::default(),
-            is_encoded: false,
-            taken,
-            upload,
-            original: None,
-            not_replayable: None,
-            minimum_rate: 0,
-        }
+        RequestBody { state, model, upload, ..RequestBody::empty(taken) }
     }
 
     fn buffered(prefix: Prefix, room: Reservation, reads_body: bool) -> RequestBody {
         let bytes = prefix.bytes();
         let model = read_model(reads_body, &bytes);
         let stream_flag = StreamFlag::of(&bytes, true);
-        let body = RequestBody::new(State::Buffered { bytes, _room: room }, model);
+        let body = RequestBody::new(State::Buffered { bytes, room }, model);
         RequestBody { stream_flag, ..body }
     }
 
@@ -200,7 +169,7 @@ impl RequestBody {
         let data = (!bytes.is_empty()).then(|| Frame::data(bytes));
         let first = data.into_iter().chain(trailers).collect();
         let rest = (!rest.is_end_stream()).then_some(rest);
-        let body = RequestBody::new(State::Streamed { first, rest, _room: room }, model);
+        let body = RequestBody::new(State::Streamed { first, rest, room }, model);
         RequestBody { stream_flag, ..body }
     }
 
@@ -234,8 +203,38 @@ impl RequestBody {
     }
 
     /// The body has a `Content-Encoding`, so that it cannot be read.
-    pub fn set_encoded(&mut self) {
-        (self.is_encoded, self.stream_flag) = (true, StreamFlag::Unknown);
+    pub fn set_undecodable(&mut self, why: Undecodable) {
+        (self.undecodable, self.stream_flag) = (Some(why), StreamFlag::Unknown);
+    }
+
+    pub fn is_encoded(&self) -> bool {
+        self.undecodable.is_some()
+    }
+
+    /// Decodes a body that was kept, so that it can be read. `limit` is its largest size.
+    pub async fn decode(&mut self, coding: Option<ContentCoding>, limit: u64, reads_body: bool) {
+        let State::Buffered { bytes, room } = &mut self.state else { return };
+        let content = match coding {
+            Some(coding) => coding.decode(bytes.clone(), limit, room).await,
+            None => Err(Undecodable::UnknownCoding),
+        };
+        match content {
+            Ok(content) => {
+                self.undecodable = None;
+                self.model = read_model(reads_body, &content);
+                self.stream_flag = StreamFlag::of(&content, true);
+                self.encoded = Some(std::mem::replace(bytes, content));
+            }
+            Err(why) => {
+                room.shrink_to(bytes.len() as u64);
+                self.undecodable = Some(why);
+            }
+        }
+    }
+
+    /// The body that was taken last is decoded, so that its `Content-Encoding` ends here.
+    pub fn is_sent_decoded(&self) -> bool {
+        self.is_sent_decoded
     }
 
     /// Why the model is unknown although the body may name one.
@@ -250,7 +249,7 @@ impl RequestBody {
         if self.named().is_some() {
             return None;
         }
-        unknown_model(kept.map_or(&[][..], |kept| kept), is_whole, self.is_encoded)
+        unknown_model(kept.map_or(&[][..], |kept| kept), is_whole, self.undecodable)
     }
 
     /// The body can still be sent.
@@ -258,7 +257,7 @@ impl RequestBody {
         !matches!(self.state, State::Sent)
     }
 
-    /// The body as received, if it was buffered.
+    /// The body as received and decoded, if it was buffered.
     pub fn original(&self) -> Option<&Bytes> {
         match &self.state {
             State::Buffered { .. } if self.original.is_some() => self.original.as_ref(),
@@ -273,26 +272,28 @@ impl RequestBody {
             self.model = OnceCell::from(ModelName::find(&body));
             let before = std::mem::replace(bytes, body);
             self.original.get_or_insert(before);
+            self.is_sent_decoded |= self.encoded.take().is_some();
         }
     }
 
     /// Rewrites the body for all attempts. False if it is streamed, or is not JSON.
     pub fn rewrite(&mut self, models: &[(String, String)], rewrite: &model::Rewrite) -> bool {
         self.find_model();
-        let State::Buffered { bytes, .. } = &mut self.state else { return false };
-        if self.is_encoded {
+        if self.is_encoded() {
             return false;
         }
+        let State::Buffered { bytes, .. } = &mut self.state else { return false };
         let named = rewrite::model(bytes, self.model.get().and_then(Option::as_ref), models);
         let Ok(body) = rewrite::body(&named, rewrite) else { return false };
         (self.model, *bytes) = (OnceCell::from(ModelName::find(&body)), body);
+        self.is_sent_decoded |= self.encoded.take().is_some();
         true
     }
 
     /// The body's model. Searches the body if the route did not need it so far.
     pub fn find_model(&self) -> Option<&str> {
         if let State::Buffered { bytes, .. } = &self.state
-            && !self.is_encoded
+            && !self.is_encoded()
         {
             self.model.get_or_init(|| ModelName::find(bytes));
         }
@@ -307,20 +308,17 @@ impl RequestBody {
     pub fn duplicate(&self, room: Reservation) -> Option<RequestBody> {
         let state = match &self.state {
             State::Empty => State::Empty,
-            State::Buffered { bytes, .. } => State::Buffered { bytes: bytes.clone(), _room: room },
+            State::Buffered { bytes, .. } => State::Buffered { bytes: bytes.clone(), room },
             _ => return None,
         };
-        let (model, taken) = (self.model.clone(), self.taken);
         Some(RequestBody {
             state,
-            model,
+            model: self.model.clone(),
             stream_flag: self.stream_flag,
-            is_encoded: self.is_encoded,
-            taken,
-            upload: None,
-            original: None,
-            not_replayable: None,
-            minimum_rate: 0,
+            undecodable: self.undecodable,
+            encoded: self.encoded.clone(),
+            is_sent_decoded: self.is_sent_decoded,
+            ..RequestBody::empty(self.taken)
         })
     }
 
@@ -334,7 +332,7 @@ impl RequestBody {
     /// Bytes of a buffered body; bytes sent so far of a streamed one.
     pub fn len(&self) -> u64 {
         match &self.state {
-            State::Buffered { bytes, .. } => bytes.len() as u64,
+            State::Buffered { bytes, .. } => self.encoded.as_ref().unwrap_or(bytes).len() as u64,
             _ => self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
         }
     }
@@ -357,7 +355,7 @@ impl RequestBody {
         provider: &model::ProviderPolicy,
         idle: Duration,
     ) -> Result<OutgoingBody, Problem> {
-        let model = self.named();
+        let model = self.model.get().and_then(Option::as_ref);
         let changes = provider.rewrite.changes_body();
         if !provider.models.is_empty()
             && let Some(unknown) = self.unknown_model()
@@ -376,9 +374,16 @@ impl RequestBody {
                 _ => Ok(OutgoingBody::Empty),
             },
             State::Buffered { bytes, .. } => {
+                if let Some(encoded) = &self.encoded {
+                    self.is_sent_decoded = changes || maps(provider, model);
+                    if !self.is_sent_decoded {
+                        return Ok(OutgoingBody::full(encoded.clone()));
+                    }
+                }
                 let bytes = rewrite::model(bytes, model, &provider.models);
+                let why = self.undecodable.map_or("it is not a JSON object", Undecodable::explain);
                 let bytes = rewrite::body(&bytes, &provider.rewrite)
-                    .map_err(|_| not_rewritable(provider, "it is not a JSON object"))?;
+                    .map_err(|_| not_rewritable(provider, why))?;
                 Ok(OutgoingBody::full(bytes))
             }
             State::Streamed { .. } if changes => {
@@ -391,20 +396,20 @@ impl RequestBody {
     /// A streamed body, with the model's name for this provider.
     fn take_streamed(&mut self, provider: &model::ProviderPolicy, idle: Duration) -> OutgoingBody {
         let model = self.model.get().and_then(Option::as_ref);
-        let (State::Streamed { mut first, rest, _room }, Some(upload)) =
+        let (State::Streamed { mut first, rest, room }, Some(upload)) =
             (std::mem::replace(&mut self.state, State::Sent), self.upload.clone())
         else {
             return OutgoingBody::Empty;
         };
         if let Some(bytes) = first.front().and_then(Frame::data_ref)
-            && model.is_some_and(|model| provider.models.iter().any(|(m, _)| *m == model.name))
+            && maps(provider, model)
         {
             let bytes = rewrite::model(bytes, model, &provider.models);
             first[0] = Frame::data(bytes);
         }
         let reserved = headers::reserved_by(provider);
         let rate = BodyRate { idle, minimum: self.minimum_rate };
-        OutgoingBody::stream(StreamingBody::new(first, rest, upload, reserved, rate, _room))
+        OutgoingBody::stream(StreamingBody::new(first, rest, upload, reserved, rate, room))
     }
 }
 
@@ -413,68 +418,9 @@ fn read_model(reads_body: bool, bytes: &[u8]) -> OnceCell<Option<ModelName>> {
     if reads_body { OnceCell::from(ModelName::find(bytes)) } else { OnceCell::new() }
 }
 
-/// Reads into `prefix` until the body ends; else returns why the body is streamed.
-async fn receive(
-    timer: &Timer,
-    body: &mut Incoming,
-    limits: IntakeLimits,
-    room: &mut Reservation,
-    prefix: &mut Prefix,
-    mut moved: Instant,
-) -> Result<Option<NotReplayable>, Problem> {
-    let patient = prefix.length.is_some() || limits.complete;
-    let began = moved;
-    let give_up = moved + STILL_ARRIVING;
-    loop {
-        let limit = match patient {
-            true => {
-                moved + limits.rate.time_left(prefix.len(), moved.saturating_duration_since(began))
-            }
-            false => give_up,
-        };
-        let frame = match timer.frame(body, limit).await {
-            Ok(None) => return Ok(None),
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => return Err(interrupted(&error)),
-            Err(Elapsed) if patient => return Err(stalled(limits.rate, prefix.len())),
-            Err(Elapsed) => return Ok(Some(NotReplayable::StillArriving)),
-        };
-        let last = body.is_end_stream();
-        // Only received bytes: a stalled upload leaves room for others.
-        let full = match frame.into_data() {
-            Ok(data) => {
-                let full = !room.grow(data.len() as u64);
-                prefix.push(data, last);
-                full
-            }
-            Err(trailers) if is_cut_short(&trailers) => {
-                return Err(Problem::new(ProblemKind::RequestInterrupted, BARE_LINE_FEED));
-            }
-            Err(trailers) => {
-                prefix.trailers = Some(trailers);
-                return Ok(Some(NotReplayable::Trailers));
-            }
-        };
-        if prefix.len() > limits.replay {
-            return Ok(Some(NotReplayable::LargerThanReplay));
-        }
-        if last || full {
-            return Ok((!last).then_some(NotReplayable::BuffersFull));
-        }
-        moved = clock::now();
-    }
-}
-
-fn interrupted(error: &hyper::Error) -> Problem {
-    Problem::new(ProblemKind::RequestInterrupted, error.to_string())
-}
-
-fn stalled(rate: BodyRate, received: u64) -> Problem {
-    let BodyRate { idle, minimum } = rate;
-    let detail = format!(
-        "{received} bytes arrived, then nothing for {idle:?}, or too few for {minimum} bytes per second"
-    );
-    Problem::new(ProblemKind::RequestTimeout, detail)
+/// Whether the provider has its own name for the model.
+fn maps(provider: &model::ProviderPolicy, model: Option<&ModelName>) -> bool {
+    model.is_some_and(|model| provider.models.iter().any(|(ours, _)| *ours == model.name))
 }
 
 fn not_rewritable(provider: &model::ProviderPolicy, why: &str) -> Problem {

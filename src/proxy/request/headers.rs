@@ -253,7 +253,8 @@ pub fn write_line(out: &mut Vec<u8>, method: &Method, target: &Uri) {
 }
 
 /// Writes the headers of one attempt, without those that frame its body. `credential` is an index into
-/// the credentials of the address, whose form may depend on the path of `target`.
+/// the credentials of the address, whose form may depend on the path of `target`. `decoded`: the
+/// body's coding ends here.
 pub fn write(
     out: &mut Vec<u8>,
     headers: &HeaderMap,
@@ -261,6 +262,7 @@ pub fn write(
     address: &Endpoint,
     credential: usize,
     target: &Uri,
+    decoded: bool,
 ) {
     let own = match &address.policy.auth {
         Auth::Credentials(all) => all.get(credential),
@@ -275,7 +277,8 @@ pub fn write(
         let ends_here = FRAMES.contains(name)
             || own.is_some_and(|(own, _)| own == name)
             || provider.headers.remove.contains(name)
-            || set(name);
+            || set(name)
+            || (decoded && *name == CONTENT_ENCODING);
         if ends_here {
             continue;
         }

@@ -1,7 +1,7 @@
 //! The request: its head, body, limits, overrides and rewriting.
 
 pub mod body;
-mod body_intake;
+pub mod body_intake;
 pub mod cached_fallback;
 pub mod client_timeout;
 pub mod head;

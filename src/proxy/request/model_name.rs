@@ -13,6 +13,7 @@ use memchr::memmem::{self, Finder};
 
 use crate::json::scan::Members;
 use crate::json::value;
+use crate::proxy::downstream::content_coding::Undecodable;
 
 /// The end of the key, and how each of its letters may be escaped. Built once, because most bodies are
 /// searched for both.
@@ -36,7 +37,7 @@ pub struct ModelName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownModel {
     /// The body is encoded.
-    Encoded,
+    Encoded(Undecodable),
     /// The model may be in a part of the body that was not kept.
     NotKept,
 }
@@ -44,9 +45,7 @@ pub enum UnknownModel {
 impl UnknownModel {
     pub fn explain(self) -> &'static str {
         match self {
-            UnknownModel::Encoded => {
-                "the body has a `Content-Encoding`: send it without one, so that it can be read"
-            }
+            UnknownModel::Encoded(why) => why.explain(),
             UnknownModel::NotKept => {
                 "it is not in the part of the body that was kept: send `model` first, or raise the \
                  route's `replay`"
@@ -115,9 +114,13 @@ fn is_model(head: &[u8]) -> bool {
 
 /// Why the model of a part of a body, or of an encoded one, cannot be known; `None` if it has none. A
 /// form with a `purpose` is the upload of a file.
-pub fn unknown_model(kept: &[u8], is_whole: bool, is_encoded: bool) -> Option<UnknownModel> {
-    if is_encoded {
-        return Some(UnknownModel::Encoded);
+pub fn unknown_model(
+    kept: &[u8],
+    is_whole: bool,
+    undecodable: Option<Undecodable>,
+) -> Option<UnknownModel> {
+    if let Some(why) = undecodable {
+        return Some(UnknownModel::Encoded(why));
     }
     let text = kept.strip_prefix(b"\xef\xbb\xbf").unwrap_or(kept).trim_ascii_start();
     let may_name_one = match text.first() {
@@ -160,14 +163,15 @@ mod tests {
 
     #[test]
     fn a_model_that_may_be_in_the_rest_of_the_body_is_unknown() {
-        let unknown = |kept: &str, is_whole| unknown_model(kept.as_bytes(), is_whole, false);
+        let unknown = |kept: &str, is_whole| unknown_model(kept.as_bytes(), is_whole, None);
         for kept in ["", "{\"messages\":[", " {", "\u{feff}{", "--x\r\n"] {
             assert_eq!(unknown(kept, false), Some(UnknownModel::NotKept), "{kept}");
             assert_eq!(unknown(kept, true), None, "{kept}");
         }
         assert_eq!(unknown("RIFF", false), None);
         assert_eq!(unknown("--x\r\nContent-Disposition: form-data; name=\"purpose\"", false), None);
-        assert_eq!(unknown_model(b"x", true, true), Some(UnknownModel::Encoded));
+        let why = Undecodable::Malformed;
+        assert_eq!(unknown_model(b"x", true, Some(why)), Some(UnknownModel::Encoded(why)));
     }
 
     #[test]

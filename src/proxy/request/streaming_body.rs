@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::body_intake::{BARE_LINE_FEED, BodyRate, is_cut_short};
+use super::body_intake::{BodyRate, trailer_fault};
 use super::headers;
 use crate::clock;
 use crate::live::buffers::Reservation;
@@ -126,11 +126,11 @@ impl Body for StreamingBody {
             return Poll::Ready(None);
         };
         match Pin::new(rest).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) if is_cut_short(&frame) => {
-                this.upload.failed.set(Some(ProblemKind::RequestInterrupted));
-                Poll::Ready(Some(Err(BARE_LINE_FEED.into())))
-            }
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(fault) = trailer_fault(&frame) {
+                    this.upload.failed.set(Some(ProblemKind::RequestInterrupted));
+                    return Poll::Ready(Some(Err(fault.into())));
+                }
                 if let Some((began, _)) = this.wait.take() {
                     this.waited += clock::since(began);
                 }

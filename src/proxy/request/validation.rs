@@ -4,7 +4,7 @@
 //! before a route is selected. The request to the provider has new framing, so a transfer coding that
 //! is not removed here must not be dropped silently.
 
-use http::header::{HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body;
@@ -14,18 +14,26 @@ use crate::proxy::downstream::problem::{Problem, ProblemKind};
 /// Checks the head and returns the host that the request names.
 ///
 /// # Errors
-/// 400 for a malformed target, host or transfer coding, 405 for CONNECT, 501 for an unknown coding.
+/// 400 for a malformed target, host or transfer coding, 405 for CONNECT and TRACE, 501 for an unknown coding.
 pub fn valid_host<B: Body>(request: &Request<B>) -> Result<&str, Problem> {
+    if request.method() == Method::TRACE {
+        let detail = "TRACE: its response would show the provider's credentials";
+        return Err(Problem::new(ProblemKind::MethodNotSupported, detail));
+    }
     if request.method() == Method::CONNECT {
-        return Err(Problem::new(
-            ProblemKind::ConnectMethod,
-            "point the application's base URL at the listener",
-        ));
+        let detail = format!(
+            "CONNECT {}: use the listener as the base URL, not as HTTPS_PROXY",
+            request.uri()
+        );
+        return Err(Problem::new(ProblemKind::MethodNotSupported, detail));
     }
     check_target(request.method(), request.uri()).map_err(bad)?;
-    // A body of known length has no transfer coding.
-    if request.body().size_hint().exact().is_none() {
-        check_codings(request.headers())?;
+    match request.body().size_hint().exact() {
+        // Most requests with GET have no body and no length.
+        Some(0) if request.method() == Method::GET => {}
+        Some(_) => check_length(request.headers())?,
+        // A body of known length has no transfer coding.
+        None => check_codings(request.headers())?,
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -141,6 +149,14 @@ fn is_port(port: &str) -> bool {
             (byte.is_ascii_digit() && number <= u32::from(u16::MAX)).then_some(number)
         })
         .is_some()
+}
+
+/// No leading zeros: a program that reads octal numbers would find another length.
+fn check_length(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes) {
+        Some([b'0', _, ..]) => Err(bad("Content-Length begins with a zero")),
+        _ => Ok(()),
+    }
 }
 
 /// `chunked` alone, or no transfer coding (RFC 9112, 6.1). The parser has rejected those that do not
