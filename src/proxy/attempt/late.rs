@@ -17,7 +17,6 @@ use super::prebuffer::{BodyDeadlines, DISCARDED, PrebufferLimit, Prebuffered, Re
 use super::report::{AttemptTime, report_evidence};
 use super::select::Selection;
 use crate::clock;
-use crate::live::buffers::Reservation;
 use crate::live::endpoint::Observation;
 use crate::policy::sections::model::Buffer;
 use crate::proxy::downstream::timer::Timer;
