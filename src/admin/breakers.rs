@@ -2,7 +2,6 @@
 //! overrides.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use schemars::JsonSchema;
@@ -15,11 +14,11 @@ use super::routes::{ApiJson, ApiRoutes};
 use crate::clock;
 use crate::live::breaker::cell::BreakerStatus;
 use crate::live::breaker::overrides::{MAX_RULES, OverrideStatus, is_under};
-use crate::live::credential_cell::CredentialKey;
+use crate::live::credential_cell::{HeldCredential, HoldCause};
 use crate::policy::sections::model::Scope;
 use crate::resilience::breaker::{ManualOverride, OverrideState};
 use crate::snapshot::{Endpoint, Provider};
-use crate::telemetry::events::Event;
+use crate::telemetry::events::{Event, rfc3339};
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BreakerList {
@@ -40,6 +39,18 @@ pub struct HeldEndpoint {
     pub key: String,
     /// Time until the hold ends.
     pub remaining_ms: u64,
+    /// `retry_after` (the provider named the time), `backoff` (it named none), `credential` (it
+    /// rejected the credential), `slow_start` (after a hold), or `fleet` (another host began it).
+    pub reason: String,
+    /// The status of the response that began the hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The code of the error in that response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// When that response came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -78,7 +89,7 @@ async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<BreakerList> {
     let held = admin.live.held().into_iter();
     ApiJson(BreakerList {
         breakers: admin.live.breakers().iter().map(|cell| cell.status(now)).collect(),
-        held: held.map(|(key, left)| HeldEndpoint::new(&key, left)).collect(),
+        held: held.map(HeldEndpoint::new).collect(),
         overrides: admin.live.override_rules.status(now),
         events: admin.live.events.all(),
     })
@@ -111,8 +122,33 @@ async fn change(
 }
 
 impl HeldEndpoint {
-    fn new(key: &CredentialKey, left: Duration) -> HeldEndpoint {
-        HeldEndpoint { key: key.to_string(), remaining_ms: left.as_millis() as u64 }
+    pub fn new(held: HeldCredential) -> HeldEndpoint {
+        let reason = match (held.reason, &held.cause) {
+            (None, _) => "slow_start",
+            (Some(_), None) => "fleet",
+            (Some(reason), Some(_)) => reason.as_str(),
+        };
+        let (status, code, at) = match held.cause {
+            Some(HoldCause { status, code, at }) => {
+                (Some(status), code.map(String::from), Some(at))
+            }
+            None => (None, None, None),
+        };
+        HeldEndpoint {
+            key: held.key.to_string(),
+            remaining_ms: held.left.as_millis() as u64,
+            reason: reason.to_owned(),
+            status,
+            code,
+            since: at.map(rfc3339),
+        }
+    }
+
+    /// The response that caused it, in words.
+    pub fn cause(&self) -> String {
+        let status = self.status.map(|status| status.to_string());
+        let parts = [status, self.code.clone(), Some(self.reason.clone())];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
 

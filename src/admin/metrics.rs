@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use super::AdminState;
 use super::routes::ApiRoutes;
 use crate::clock;
+use crate::live::credential_cell::HeldCredential;
 use crate::snapshot;
 use crate::store::Millis;
 use crate::telemetry::metrics::{
@@ -106,7 +107,7 @@ impl AdminState {
                 self.refresh_address_gauges(name, address);
             }
         }
-        for (key, _) in self.live.held() {
+        for HeldCredential { key, .. } in self.live.held() {
             let labels = EndpointLabels { provider: key.provider, endpoint: key.endpoint };
             metrics.held_credentials.get_or_create_owned(&labels).inc();
         }

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::AdminState;
+use super::breakers::HeldEndpoint;
 use super::routes::{ApiJson, ApiRoutes};
 use crate::clock;
 use crate::live::operator_override::ActiveOverride;
@@ -33,6 +34,9 @@ pub struct SidecarStatus {
     pub buffered_bytes: u64,
     pub providers: Vec<ProviderStatus>,
     pub routes: Vec<RouteStatus>,
+    /// Credentials, and models at them, on hold.
+    #[serde(default)]
+    pub held: Vec<HeldEndpoint>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -123,6 +127,7 @@ async fn status(State(admin): State<Arc<AdminState>>) -> ApiJson<SidecarStatus> 
         buffered_bytes: admin.live.buffers.used(),
         providers: providers.collect(),
         routes: routes.collect(),
+        held: admin.live.held().into_iter().map(HeldEndpoint::new).collect(),
     })
 }
 

@@ -6,7 +6,7 @@ use super::admin_client::{AdminArgs, ChangeArgs, NoteArgs, encode};
 use super::output::{
     NONE, decimal, duration, forced_state, manual_override, optional_table, table,
 };
-use crate::admin::breakers::{BreakerAction, BreakerList, BreakersChanged};
+use crate::admin::breakers::{BreakerAction, BreakerList, BreakersChanged, HeldEndpoint};
 use crate::admin::change::{Action, ChangeRequest};
 use crate::live::breaker::cell::BreakerStatus;
 use crate::live::operator_override::ActiveOverride;
@@ -101,15 +101,24 @@ impl BreakersCommand {
 }
 
 fn list(list: &BreakerList) -> String {
-    let held = list.held.iter().map(|held| vec![held.key.clone(), duration(held.remaining_ms)]);
     let overrides = list.overrides.iter();
     let overrides = overrides.map(|one| vec![one.key.clone(), manual_override(Some(&one.active))]);
     let tables = [
         Some(breakers(&list.breakers, forced_state)),
         optional_table(&["OVERRIDE OF", "STATE"], overrides),
-        optional_table(&["ON HOLD", "FOR"], held),
+        held_table(&list.held),
     ];
     tables.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
+}
+
+/// The holds, each with the response that caused it.
+pub fn held_table(held: &[HeldEndpoint]) -> Option<String> {
+    let rows = held.iter().map(|held| {
+        // The time of day; holds are short.
+        let since = held.since.as_deref().and_then(|since| since.get(11..19)).unwrap_or(NONE);
+        vec![held.key.clone(), duration(held.remaining_ms), held.cause(), since.to_owned()]
+    });
+    optional_table(&["ON HOLD", "FOR", "CAUSE", "SINCE (UTC)"], rows)
 }
 
 fn breakers(breakers: &[BreakerStatus], show: fn(&ActiveOverride) -> String) -> String {

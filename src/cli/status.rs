@@ -1,6 +1,7 @@
 //! `outrigger status`: the state of a running sidecar on one screen.
 
 use super::admin_client::AdminArgs;
+use super::breakers::held_table;
 use super::output::{NONE, count, decimal, duration, size, table};
 use crate::admin::status::{EndpointStatus, ProviderStatus, SidecarStatus};
 
@@ -29,7 +30,9 @@ fn text(status: &SidecarStatus) -> String {
         .map(|route| vec![route.name.clone(), route.balance.clone(), decimal(route.budget, 1)]);
     let header = ["ROUTE", "BALANCE", "RETRIES LEFT"];
     let routes = table(&header, routes);
-    format!("{summary}\n\n{providers}\n\n{routes}")
+    let held = held_table(&status.held);
+    let parts = [Some(summary), Some(providers), Some(routes), held];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
 
 fn provider_row(provider: &ProviderStatus, endpoint: &EndpointStatus) -> Vec<String> {

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -45,6 +45,27 @@ struct CredentialRules {
     hold: Hold,
     requests: ReportedQuota,
     tokens: ReportedQuota,
+    /// None if another host of the fleet began the hold.
+    cause: Option<HoldCause>,
+}
+
+/// The response that began a hold, or extended it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldCause {
+    pub status: u16,
+    /// The code of the error in its body.
+    pub code: Option<Box<str>>,
+    pub at: SystemTime,
+}
+
+/// A hold, or the slow start after one.
+#[derive(Clone, Debug)]
+pub struct HeldCredential {
+    pub key: CredentialKey,
+    pub left: Duration,
+    /// None in slow start.
+    pub reason: Option<HoldReason>,
+    pub cause: Option<HoldCause>,
 }
 
 /// Why a credential allows no attempt now, and for how long.
@@ -199,6 +220,13 @@ impl CredentialCell {
     /// Applies the hold of another host of the fleet, for this long.
     pub fn hold_from_fleet(&self, left: Duration, now: Instant) {
         self.hold(Some(left), now);
+        self.rules.lock().cause = None;
+    }
+
+    /// Notes the response that began the hold.
+    pub fn note_cause(&self, status: u16, code: Option<Box<str>>) {
+        let at = clock::wall();
+        self.rules.lock().cause = Some(HoldCause { status, code, at });
     }
 
     fn hold(&self, retry_after: Option<Duration>, now: Instant) -> Instant {
@@ -230,9 +258,15 @@ impl CredentialCell {
         }
     }
 
-    /// The remaining time of the hold.
-    pub fn hold_left(&self, now: Instant) -> Option<Duration> {
-        if self.restrains() { self.rules.lock().hold.check(now).err() } else { None }
+    /// The hold, if there is one.
+    pub fn held(&self, now: Instant) -> Option<HeldCredential> {
+        if !self.restrains() {
+            return None;
+        }
+        let rules = self.rules.lock();
+        let left = rules.hold.check(now).err()?;
+        let (reason, cause) = (rules.hold.reason(), rules.cause.clone());
+        Some(HeldCredential { key: self.key.clone(), left, reason, cause })
     }
 
     /// Whether dropping it loses nothing.

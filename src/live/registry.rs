@@ -12,7 +12,7 @@ use super::breaker::cell::{BreakerCell, BreakerKey};
 use super::breaker::overrides::{OverrideRules, is_under};
 use super::buffers::Buffers;
 use super::credential::CredentialLive;
-use super::credential_cell::{CredentialCell, CredentialKey};
+use super::credential_cell::{CredentialCell, CredentialKey, HeldCredential};
 use super::degradation::mode::{ModeCell, Modes};
 use super::degradation::outcome_window::{OutcomeWindow, WindowKind};
 use super::endpoint::EndpointLive;
@@ -307,12 +307,11 @@ impl Live {
         cells
     }
 
-    /// Credentials, and models at them, on hold, with the remaining time.
-    pub fn held(&self) -> Vec<(CredentialKey, Duration)> {
-        let now = clock::now();
-        let left = |cell: &Arc<CredentialCell>| Some((cell.key().clone(), cell.hold_left(now)?));
-        let mut held: Vec<_> = self.credential_cells().iter().filter_map(left).collect();
-        held.sort();
+    /// Credentials, and models at them, on hold.
+    pub fn held(&self) -> Vec<HeldCredential> {
+        let (cells, now) = (self.credential_cells(), clock::now());
+        let mut held: Vec<_> = cells.iter().filter_map(|cell| cell.held(now)).collect();
+        held.sort_by(|a, b| a.key.cmp(&b.key));
         held
     }
 }

@@ -19,6 +19,7 @@ use super::caching::lookup;
 use super::dispatch::run;
 use super::downstream::connection::Client;
 use super::downstream::problem::{Problem, ProblemKind};
+use super::downstream::request_id::RequestId;
 use super::downstream::worker::{RequestHandler, Worker};
 use super::jobs::accept::become_job;
 use super::jobs::preference::AsyncPreference;
@@ -122,7 +123,8 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
     let route = valid_host(&incoming).and_then(|host| find_route(worker, client, &incoming, host));
     let (method, uri) = (incoming.method().clone(), incoming.uri().clone());
     let matched = route.as_ref().ok().cloned();
-    let record = AccessRecord::new(worker, client, matched, method, uri, started);
+    let mut record = AccessRecord::new(worker, client, matched, method, uri, started);
+    record.request_id = RequestId::take(incoming.headers_mut());
     let route = match route {
         Ok(route) => route,
         Err(problem) if problem.kind == ProblemKind::NotFound => {
@@ -138,6 +140,7 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
         Err(problem) => return Accepted::Refused { record, problem },
     };
     let RequestOptions { overrides, class, flow, job } = options;
+    record.note_origin(incoming.headers(), class);
     // Before any header ends here: a caller is known by all that it sent.
     let needs_identity = route.cache.is_some() || job.is_some();
     let identity = needs_identity.then(|| CallerIdentity::of(incoming.headers(), incoming.uri()));
@@ -204,6 +207,9 @@ async fn receive_body(
     if request.body.is_encoded() {
         request.decode_body().await;
     }
+    if request.record.is_logged() {
+        request.record.requested_model = request.model().map(Box::from);
+    }
     // A compressed stream cannot be read.
     if request.requests_stream != Some(false) {
         request.head.accept_identity();
@@ -218,10 +224,11 @@ async fn serve_locally(
 ) -> Response<ResponseBody> {
     let store = worker.store.as_ref();
     match status::ours(store, &head.method, &head.uri, &head.headers).await {
-        Ok(response) => {
+        Ok(mut response) => {
             record.status = response.status().as_u16();
             record.bytes_out = response.body().size_hint().exact().unwrap_or(0);
             record.finish(RequestEnd::Complete);
+            record.request_id.add_to(response.headers_mut());
             response
         }
         Err(problem) => send_problem(&mut record, problem),

@@ -15,7 +15,9 @@ use serde_json::Value;
 use crate::resilience::outcome::AttemptClass;
 use crate::resilience::outcome::AttemptClass::{Credential, Unsupported};
 
-/// Exact values of `code`, `type`, `status` or `reason`.
+/// The members that hold a code.
+const CODE_KEYS: [&str; 4] = ["code", "type", "status", "reason"];
+/// Exact values of these members.
 const CODES: [(&str, AttemptClass); 31] = [
     // OpenAI, Azure OpenAI and those that follow them.
     ("insufficient_quota", Credential),
@@ -110,6 +112,20 @@ const MESSAGES: [(&[&str], AttemptClass); 32] = [
 /// The objects below `error` that are searched for a code: `google.rpc.ErrorInfo` and the like.
 const MAX_DETAILS: usize = 16;
 
+/// Characters of a code.
+const MAX_CODE: usize = 64;
+
+/// The code of an error body: a word without a person's data, for logs.
+pub fn code_of_error(body: &[u8]) -> Option<Box<str>> {
+    let json = serde_json::from_slice::<Value>(body).ok()?;
+    let (_, error) = error_in(&json);
+    let is_word_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    let is_word =
+        |text: &&str| (1..=MAX_CODE).contains(&text.len()) && text.bytes().all(is_word_byte);
+    let texts = CODE_KEYS.iter().filter_map(|key| error.get(key)?.as_str());
+    texts.filter(is_word).find(|text| *text != "error").map(Box::from)
+}
+
 /// The class that an error body states, if it states more than its status.
 pub fn class_of_error(body: &[u8]) -> Option<AttemptClass> {
     let json = serde_json::from_slice::<Value>(body).ok()?;
@@ -155,11 +171,9 @@ pub fn class_of_failure(body: &[u8]) -> AttemptClass {
 }
 
 fn class_of_code(object: &Value) -> Option<AttemptClass> {
-    let values = ["code", "type", "status", "reason"].map(|key| object.get(key));
-    values
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
+    CODE_KEYS
+        .iter()
+        .filter_map(|key| object.get(key)?.as_str())
         .find_map(|value| CODES.iter().find(|(code, _)| *code == value).map(|(_, class)| *class))
 }
 
@@ -270,6 +284,23 @@ mod tests {
             r#"{"error":"The model grok-9 does not exist or your team t does not have access to it."}"#,
         ] {
             assert_eq!(class_of_error(body.as_bytes()), Some(Unsupported), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_code_of_an_error_is_a_word() {
+        for (body, code) in [
+            (r#"{"error":{"code":"insufficient_quota","type":"x"}}"#, Some("insufficient_quota")),
+            (r#"{"type":"error","error":{"type":"overloaded_error"}}"#, Some("overloaded_error")),
+            (
+                r#"[{"error":{"code":429,"status":"RESOURCE_EXHAUSTED"}}]"#,
+                Some("RESOURCE_EXHAUSTED"),
+            ),
+            (r#"{"error":{"code":"Incorrect key sk-1"}}"#, None),
+            (r#"{"error":"down"}"#, None),
+            ("", None),
+        ] {
+            assert_eq!(code_of_error(body.as_bytes()).as_deref(), code, "{body}");
         }
     }
 

@@ -85,7 +85,7 @@ fn log(id: PanicId, info: &PanicHookInfo<'_>, is_contained: bool) {
     let backtrace = backtrace.map(|backtrace| backtrace.to_string());
     let consequence =
         if is_contained { "panic: the request is ended" } else { "panic: the process ends" };
-    tracing::error!(request_id = %id, thread, location, message, backtrace, "{consequence}");
+    tracing::error!(panic = %id, thread, location, message, backtrace, "{consequence}");
 }
 
 /// Calls a function and returns its panic as an error.

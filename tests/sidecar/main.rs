@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access_records;
 mod affinity;
 mod attack;
 mod bounds;

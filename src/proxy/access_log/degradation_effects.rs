@@ -17,8 +17,6 @@ pub const DEGRADED: HeaderName = HeaderName::from_static("outrigger-degraded");
 #[derive(Debug, Default)]
 pub struct DegradationEffects {
     applied: Vec<AppliedAction>,
-    /// The request id in the response of a mode.
-    pub request_id: Option<String>,
     /// A mode could not change the body, because it was not kept or is not JSON.
     pub body_unchanged: bool,
     /// The actions are not counted yet: it is not known whether the job will run.
@@ -97,9 +95,6 @@ impl DegradationEffects {
         });
         if self.body_unchanged {
             line.word(&keys::NOT_REDUCED, "body");
-        }
-        if let Some(id) = &self.request_id {
-            line.string(&keys::REQUEST_ID, id);
         }
     }
 }

@@ -53,8 +53,22 @@ record_keys! {
             "From the request head to the first byte of a provider's response";
         WAIT, "wait_ms", "number", "ms",
             "Time spent waiting for capacity or for the end of a hold";
+        REQUEST_ID, "request_id", "string", "",
+            "The client's `x-request-id`, or a new id; also in the response (`outrigger-request-id`) and in the request to the provider";
+        TRACE_ID, "trace_id", "string", "",
+            "The trace id of a valid `traceparent`";
+        MODEL, "model", "string", "",
+            "The model that the client requested";
+        QUEUE_CLASS, "class", "string", "",
+            "The request's class, if the route's queue has several";
+        FLOW, "flow", "string", "",
+            "The value of the header that selects the request's flow, if the route's queue has `flow`";
         ATTEMPTS, "attempts", "array", "",
             "The attempts, in the order in which they ended";
+        PASSED_OVER, "passed_over", "array", "",
+            "Endpoints that could not be selected, each reason once: the first 8";
+        MORE_PASSED_OVER, "more_passed_over", "integer", "",
+            "How many more there are";
         NOT_REPLAYABLE, "not_replayable", "string", "",
             "Why the request body could be sent only once";
         RETRY_DENIED, "retry_denied", "string", "",
@@ -65,8 +79,8 @@ record_keys! {
             "The actions of degradation modes that applied to the request";
         NOT_REDUCED, "not_reduced", "string", "",
             "`body` if a mode could not change the body, because it was not kept or is not JSON";
-        REQUEST_ID, "request_id", "string", "",
-            "The request id in the response of a degradation mode, or of the panic in the daemon's log that ended the request";
+        PANIC, "panic", "string", "",
+            "The id of the panic in the daemon's log that ended the request";
         JOB, "job", "string", "",
             "The job that the request became or that this is a run of";
         BYTES_IN, "bytes_in", "integer", "bytes",
@@ -101,6 +115,20 @@ record_keys! {
             "`hedge` or `continuation`; absent for a first attempt and a retry";
         ERROR, "error", "string", "",
             "Error of the attempt";
+        CODE, "code", "string", "",
+            "Code of the error in the provider's response, such as `insufficient_quota`";
+        SENT_MODEL, "model", "string", "",
+            "The model that was sent, if the policy renames it";
+        PROVIDER_REQUEST_ID, "provider_request_id", "string", "",
+            "The provider's own id of the response (`x-request-id`, `request-id` or `x-amzn-requestid`), which its support asks for";
+    }
+    PASSED, "passed_over." {
+        PASSED_ENDPOINT, "endpoint", "string", "",
+            "The endpoint, as `provider/endpoint`";
+        PASSED_REASON, "reason", "string", "",
+            "Why: `drained`, `held`, `slow_start` (after a hold), `quota`, `breaker_open`, `half_open` (a probe is under way), `probe_lease` (another host of the fleet probes), `ramp` (after an outage), `rate_limited`, `no_capacity` (concurrency, connections, or others wait first), `backoff`, `not_allowed` (another provider has the Idempotency-Key, or no `prefill`)";
+        PASSED_BEFORE, "attempt", "integer", "",
+            "The number of the attempt that was to be made";
     }
     DEGRADATION, "degraded." {
         MODE, "mode", "string", "",
@@ -120,11 +148,12 @@ pub fn reference() -> String {
          Keys without a value are left out.\n\n\
          With `format: json` a record is one JSON object on a line. With `format: text` it is the time \
          and then `key=value` pairs; values with spaces or quotes are written as JSON strings, and \
-         keys of the lists are prefixed with `attempt.` and `degraded.`.\n",
+         keys of the lists are prefixed with `attempt.`, `passed_over.` and `degraded.`.\n",
     );
     for (heading, keys) in [
         ("Record", RECORD),
         ("Elements of `attempts`", ATTEMPT),
+        ("Elements of `passed_over`", PASSED),
         ("Elements of `degraded`", DEGRADATION),
     ] {
         let _ = write!(text, "\n## {heading}\n\n| key | type | unit | meaning |\n");

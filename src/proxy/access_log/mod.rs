@@ -3,5 +3,6 @@
 pub mod degradation_effects;
 pub mod keys;
 pub mod line;
+pub mod passed_over;
 pub mod reasons;
 pub mod record;

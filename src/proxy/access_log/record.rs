@@ -8,17 +8,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 
 use super::degradation_effects::DegradationEffects;
 use super::keys;
 use super::line::LogLine;
+use super::passed_over::{PassOverReason, PassedOverList};
 use super::reasons::{Interruption, NotReplayable, RequestEnd, RetryDenied};
 use crate::clock;
 use crate::live::quota::usage_meter::AttemptKind;
 use crate::policy::sections::model::{Auth, LogFormat};
 use crate::proxy::downstream::connection::Client;
 use crate::proxy::downstream::problem::ProblemKind;
+use crate::proxy::downstream::request_id::{RequestId, TraceId};
 use crate::proxy::downstream::worker::Worker;
 use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{Endpoint, Route};
@@ -38,6 +40,17 @@ pub struct AttemptRecord {
     pub probe: bool,
     pub kind: AttemptKind,
     pub error: Option<String>,
+    pub details: AttemptDetails,
+}
+
+/// Facts about an attempt beyond its outcome, for the access log.
+#[derive(Clone, Debug, Default)]
+pub struct AttemptDetails {
+    /// The code of the error in the provider's response.
+    pub code: Option<Box<str>>,
+    /// The model that was sent, if it was renamed.
+    pub model: Option<Box<str>>,
+    pub provider_request_id: Option<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -48,6 +61,15 @@ pub struct AccessRecord {
     method: Method,
     uri: Uri,
     pub started: Instant,
+    pub request_id: RequestId,
+    trace_id: Option<TraceId>,
+    /// The header that selects the request's flow.
+    flow: Option<HeaderValue>,
+    /// Its class, if the queue has several.
+    class: Option<usize>,
+    /// The model that the client requested.
+    pub requested_model: Option<Box<str>>,
+    passed_over: PassedOverList,
     pub attempts: Vec<AttemptRecord>,
     /// Time spent waiting for capacity or for the end of a hold.
     pub waited: Duration,
@@ -92,6 +114,12 @@ impl AccessRecord {
             method,
             uri,
             started,
+            request_id: RequestId::made(),
+            trace_id: None,
+            flow: None,
+            class: None,
+            requested_model: None,
+            passed_over: PassedOverList::default(),
             attempts: Vec::new(),
             waited: Duration::ZERO,
             status: 0,
@@ -119,12 +147,40 @@ impl AccessRecord {
         let mut record =
             AccessRecord::new(&self.worker, &self.client, route, method, uri, self.started);
         record.written = true;
+        record.request_id = self.request_id.clone();
+        record.requested_model = self.requested_model.clone();
         record
+    }
+
+    /// The record will be a line of a log.
+    pub fn is_logged(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| route.access_log.is_some())
+    }
+
+    /// Takes from the headers of the request what the log says of its origin.
+    pub fn note_origin(&mut self, headers: &HeaderMap, class: usize) {
+        let Some(route) = self.route.as_ref().filter(|route| route.access_log.is_some()) else {
+            return;
+        };
+        self.trace_id = TraceId::of(headers);
+        if let Some(queue) = &route.queue {
+            let flow = queue.policy.flow.as_ref();
+            self.flow = flow.and_then(|flow| headers.get(&flow.header)).cloned();
+            self.class = (queue.policy.classes.len() > 1).then_some(class);
+        }
+    }
+
+    /// Notes an endpoint that cannot be selected for the next attempt.
+    pub fn pass_over(&self, endpoint: &Arc<Endpoint>, reason: PassOverReason) {
+        if self.is_logged() {
+            self.passed_over.note(endpoint, reason, self.attempts.len() + 1);
+        }
     }
 
     /// Takes over the attempts and the usage of a detached record.
     pub fn absorb(&mut self, detached: &mut AccessRecord) {
         self.attempts.append(&mut detached.attempts);
+        self.passed_over.append(&detached.passed_over);
         self.retry_denied = self.retry_denied.or(detached.retry_denied);
         if let Some((input, output)) = detached.tokens.take() {
             self.add_usage(input, output, detached.cost.take());
@@ -264,25 +320,24 @@ impl AccessRecord {
         if !self.waited.is_zero() {
             line.millis(&keys::WAIT, self.waited);
         }
+        self.write_origin(&mut line);
         line.list(&keys::ATTEMPTS, &self.attempts, |line, attempt| attempt.write(line));
+        self.passed_over.write(&mut line);
         let words = [
             (&keys::NOT_REPLAYABLE, self.not_replayable.map(NotReplayable::as_str)),
             (&keys::RETRY_DENIED, self.retry_denied.map(RetryDenied::as_str)),
             (&keys::CACHE, self.cache),
         ];
         for (key, value) in words {
-            if let Some(value) = value {
-                line.word(key, value);
-            }
+            value.iter().for_each(|value| line.word(key, value));
         }
         if let Some(effects) = &self.effects {
             effects.write(&mut line);
         }
-        if let Some(panic) = &self.panic {
-            line.word(&keys::REQUEST_ID, panic.to_string());
-        }
-        if let Some(job) = &self.job {
-            line.word(&keys::JOB, job.to_string());
+        let panic = self.panic.as_ref().map(ToString::to_string);
+        let job = self.job.as_ref().map(ToString::to_string);
+        for (key, value) in [(&keys::PANIC, panic), (&keys::JOB, job)] {
+            value.iter().for_each(|value| line.word(key, value));
         }
         self.write_amounts(&mut line);
         if let Some(route) = &self.route {
@@ -292,6 +347,27 @@ impl AccessRecord {
             line.word(&keys::POLICY, &*route.policy_hash);
         }
         line.end();
+    }
+
+    fn write_origin<const JSON: bool>(&self, line: &mut LogLine<'_, JSON>) {
+        self.request_id.with(|id| match &self.request_id {
+            RequestId::Made(_) => line.word(&keys::REQUEST_ID, id),
+            RequestId::Given(_) => line.string(&keys::REQUEST_ID, &String::from_utf8_lossy(id)),
+        });
+        if let Some(trace_id) = &self.trace_id {
+            line.word(&keys::TRACE_ID, trace_id.as_bytes());
+        }
+        if let Some(model) = &self.requested_model {
+            line.string(&keys::MODEL, model);
+        }
+        let queue = self.route.as_ref().and_then(|route| route.queue.as_ref());
+        let class = self.class.zip(queue);
+        if let Some(class) = class.and_then(|(at, queue)| queue.policy.classes.get(at)) {
+            line.string(&keys::QUEUE_CLASS, &class.name);
+        }
+        if let Some(flow) = &self.flow {
+            line.string(&keys::FLOW, &String::from_utf8_lossy(flow.as_bytes()));
+        }
     }
 
     fn write_amounts<const JSON: bool>(&self, line: &mut LogLine<'_, JSON>) {
@@ -330,6 +406,16 @@ impl AttemptRecord {
         }
         if let Some(error) = &self.error {
             line.string(&keys::ERROR, error);
+        }
+        let AttemptDetails { code, model, provider_request_id } = &self.details;
+        for (key, value) in [
+            (&keys::CODE, code),
+            (&keys::SENT_MODEL, model),
+            (&keys::PROVIDER_REQUEST_ID, provider_request_id),
+        ] {
+            if let Some(value) = value {
+                line.string(key, value);
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ use super::prebuffer::{
     self, BodyDeadlines, PrebufferError, PrebufferLimit, Prebuffered, ReadUntil, prebuffer,
 };
 use super::report::{AttemptReport, report_attempt, settle};
-use super::response_class::{class_by_head, class_of};
+use super::response_class::{class_by_head, class_of, details_of};
 use super::select::{Selection, scope_of};
 use super::send::chain;
 use crate::clock;
@@ -110,6 +110,7 @@ pub async fn inspect(
     };
     let class = class_of(request, &received, signals, by_head, &body);
     let report = AttemptReport {
+        details: details_of(request, &received, &body),
         retry_after,
         forbids_retry: signals.forbids_retry,
         of_model: class == AttemptClass::Credential && body.whole().is_some_and(concerns_model),

@@ -78,7 +78,9 @@ pub fn observe_head(
                 if class == AttemptClass::Throttled {
                     let now = clock::now();
                     let credential = attempt.selection.flight.credential();
-                    credential.cell(model.as_deref(), now).throttled(wait, now);
+                    let cell = credential.cell(model.as_deref(), now);
+                    cell.throttled(wait, now);
+                    cell.note_cause(status, None);
                 }
                 attempt.end(class);
             }

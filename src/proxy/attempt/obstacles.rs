@@ -1,4 +1,5 @@
-//! Why the providers of a route cannot take a request: one true reason for each, for refusals.
+//! Why the providers of a route cannot take a request: all reasons together for a wait, and one true
+//! reason for each for refusals.
 //!
 //! Selection merges the obstacles of a tier to decide about a wait. A refusal names each provider,
 //! so this module looks at their state again, once, after the decision.
@@ -9,12 +10,40 @@ use std::time::{Duration, Instant};
 use super::context::ProxyRequest;
 use super::select::why_not_permitted;
 use super::wait::has_turn;
+use crate::live::credential_cell::{CredentialWait, WaitCause};
+use crate::live::permit::NoSlot;
+use crate::live::provider::NoCapacity;
+use crate::proxy::access_log::passed_over::PassOverReason;
 use crate::proxy::downstream::problem::ProblemKind;
+use crate::resilience::breaker::{RejectReason, Rejection};
 use crate::snapshot::obstacle::{EndpointObstacle, ObstacleKind};
 use crate::snapshot::{EndpointCandidate, Route};
 
 /// Endpoints that a refusal names at most.
 const MAX_NAMED: usize = 8;
+
+/// Why no endpoint of a tier can be selected: all obstacles of its candidates together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Unavailable {
+    /// The shortest wait that helps: a backoff, a hold, a ramp or a rate.
+    pub wait: Option<Duration>,
+    /// The shortest wait that other requests share: any but a backoff.
+    pub shared: Option<Duration>,
+    /// The shortest backoff of this request.
+    pub own: Option<Duration>,
+    /// A provider only lacks capacity.
+    pub no_capacity: bool,
+    /// The shortest time for which an open breaker rejects.
+    pub open: Option<Duration>,
+    /// A provider imposes a hold.
+    pub held: bool,
+    /// The shortest wait is a guess: the provider named no time.
+    pub guess: bool,
+    /// An operator drains a provider.
+    pub drained: bool,
+    /// The first reason, for the access log.
+    pub reason: Option<PassOverReason>,
+}
 
 /// An endpoint that takes no request, with the reason.
 #[derive(Debug)]
@@ -27,6 +56,89 @@ struct NamedObstacle {
 /// The obstacles of all endpoints of a route.
 #[derive(Debug, Default)]
 pub struct Obstacles(Vec<NamedObstacle>);
+
+impl Unavailable {
+    pub fn because(reason: PassOverReason) -> Unavailable {
+        Unavailable { reason: Some(reason), ..Unavailable::default() }
+    }
+
+    pub fn shared(wait: Duration, reason: PassOverReason) -> Unavailable {
+        Unavailable { wait: Some(wait), shared: Some(wait), ..Unavailable::because(reason) }
+    }
+
+    /// Notes for the access log why a candidate was passed over.
+    pub fn noted(self, request: &ProxyRequest, candidate: &EndpointCandidate) -> Unavailable {
+        if let Some(reason) = self.reason {
+            request.record.pass_over(&candidate.endpoint, reason);
+        }
+        self
+    }
+
+    pub fn lacking(lack: NoCapacity) -> Unavailable {
+        match lack {
+            NoCapacity::Concurrency => Unavailable {
+                no_capacity: true,
+                ..Unavailable::because(PassOverReason::NoCapacity)
+            },
+            NoCapacity::Rate(wait) => Unavailable::shared(wait, PassOverReason::RateLimited),
+        }
+    }
+
+    pub fn no_slot(why: NoSlot) -> Unavailable {
+        match why {
+            NoSlot::Provider(lack) => Unavailable::lacking(lack),
+            NoSlot::Credential(blocked) => Unavailable::blocked(blocked),
+        }
+    }
+
+    pub fn blocked(blocked: CredentialWait) -> Unavailable {
+        let reason = match blocked.cause {
+            WaitCause::Hold(_) => PassOverReason::Held,
+            WaitCause::SlowStart => PassOverReason::SlowStart,
+            WaitCause::Quota => PassOverReason::Quota,
+        };
+        let held = blocked.cause != WaitCause::Quota;
+        let guess = blocked.is_guess();
+        Unavailable { held, guess, ..Unavailable::shared(blocked.wait, reason) }
+    }
+
+    pub fn rejected(rejection: Rejection) -> Unavailable {
+        let reason = match rejection.reason {
+            RejectReason::Ramp => PassOverReason::Ramp,
+            RejectReason::Lease => PassOverReason::ProbeLease,
+            RejectReason::Open => PassOverReason::BreakerOpen,
+            RejectReason::HalfOpen => PassOverReason::HalfOpen,
+        };
+        let wait = rejection.retry_after;
+        match rejection.reason {
+            // A short wait is worthwhile if no other endpoint is available.
+            RejectReason::Ramp | RejectReason::Lease => {
+                Unavailable { guess: true, ..Unavailable::shared(wait, reason) }
+            }
+            RejectReason::Open | RejectReason::HalfOpen => {
+                Unavailable { open: Some(wait), ..Unavailable::because(reason) }
+            }
+        }
+    }
+
+    pub fn merge(&mut self, other: Unavailable) {
+        let sooner = |a: Option<Duration>, b: Option<Duration>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        if other.wait.is_some_and(|wait| self.wait.is_none_or(|own| wait < own)) {
+            self.guess = other.guess;
+        }
+        self.wait = sooner(self.wait, other.wait);
+        self.shared = sooner(self.shared, other.shared);
+        self.own = sooner(self.own, other.own);
+        self.open = sooner(self.open, other.open);
+        self.no_capacity |= other.no_capacity;
+        self.held |= other.held;
+        self.drained |= other.drained;
+        self.reason = self.reason.or(other.reason);
+    }
+}
 
 impl Obstacles {
     /// Looks at every endpoint of the route, fallbacks included.

@@ -16,10 +16,11 @@ use crate::live::endpoint::EndpointLive;
 use crate::live::permit::ReportedPermit;
 use crate::live::quota::provider_quota::QuotaCharge;
 use crate::live::quota::usage_meter::AttemptKind;
-use crate::proxy::access_log::record::{AccessRecord, AttemptRecord};
+use crate::proxy::access_log::record::{AccessRecord, AttemptDetails, AttemptRecord};
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
+use crate::proxy::request::rewrite;
 use crate::resilience::outcome::{AttemptClass, Outcome};
-use crate::snapshot::{Provider, Route};
+use crate::snapshot::{EndpointCandidate, Provider, Route};
 use crate::stream::interpret::TokenUsage;
 
 /// The outcome of an attempt.
@@ -38,6 +39,7 @@ pub struct AttemptReport {
     /// It got less time than the policy grants, so it says nothing about its endpoint.
     pub cut_short: bool,
     pub error: Option<String>,
+    pub details: AttemptDetails,
 }
 
 /// How long an attempt took.
@@ -83,12 +85,14 @@ pub fn report_attempt(
     request: &mut ProxyRequest,
     route: &Route,
     selection: &mut Selection,
-    report: AttemptReport,
+    mut report: AttemptReport,
 ) -> Option<ReportedPermit> {
     let now = clock::now();
     let candidate = selection.endpoint.candidate(route);
     let probe = selection.permit.is_probe();
     hold(request, route, selection, &report, now);
+    let mut details = std::mem::take(&mut report.details);
+    details.model = renamed_model(request, candidate);
     let AttemptReport { class, status, took, timed_out, forbids_retry, cut_short, error, .. } =
         report;
     let (provider, live) = (&candidate.provider, &candidate.endpoint.live);
@@ -121,8 +125,17 @@ pub fn report_attempt(
         probe,
         kind: selection.turn,
         error,
+        details,
     });
     reported
+}
+
+/// The model that was sent, if the policy renames it and the log is to say so.
+fn renamed_model(request: &ProxyRequest, candidate: &EndpointCandidate) -> Option<Box<str>> {
+    let requested = request.record.requested_model.as_deref();
+    let sent = rewrite::model_sent(requested, &candidate.provider.policy)
+        .filter(|_| request.record.is_logged())?;
+    (requested != Some(&*sent)).then(|| Box::from(sent))
 }
 
 /// Reports the result of an attempt to breaker, hold, balancer, adaptive limit and degradation
@@ -180,17 +193,19 @@ fn hold(
     now: Instant,
 ) {
     let endpoint = &selection.endpoint.candidate(route).endpoint;
-    let status = report.status;
+    let (status, code) = (report.status, report.details.code.as_ref());
     let credential = selection.flight.credential();
     match report.class {
         AttemptClass::Throttled => {
             let respected = request.retry_policy(route).respect_retry_after;
             let cell = credential.cell(request.model(), now);
             let until = cell.throttled(report.retry_after.filter(|_| respected), now);
+            cell.note_cause(status, code.cloned());
             endpoint.holds.inc();
             let left = until.saturating_duration_since(now);
             let (endpoint, left) = (cell.key(), format!("{left:.1?}"));
-            tracing::info!(%endpoint, status, left, "held: the provider asked to wait");
+            let code = code.map(|code| &**code);
+            tracing::info!(%endpoint, status, code, left, "held: the provider asked to wait");
         }
         AttemptClass::Credential => {
             // The client's own credential is not held: another client has another.
@@ -201,12 +216,14 @@ fn hold(
             let model = request.model().filter(|_| report.of_model);
             let cell = credential.cell(model, now);
             if !is_only && let Some(until) = cell.rejected(status, now) {
+                cell.note_cause(status, code.cloned());
                 endpoint.holds.inc();
                 let left = until.saturating_duration_since(now);
                 let endpoint = cell.key();
                 tracing::warn!(
                     %endpoint,
                     status,
+                    code = code.map(|code| &**code),
                     left = format_args!("{left:.1?}"),
                     "held: the provider rejected the credential"
                 );
@@ -276,6 +293,7 @@ impl AttemptReport {
             of_model: false,
             cut_short: false,
             error: None,
+            details: AttemptDetails::default(),
         }
     }
 

@@ -1,15 +1,18 @@
 //! The class of a response: by the policy's rules, by its status, and by an error in disguise.
 
+use http::response::Parts;
 use http_body::Body;
 
 use super::context::ProxyRequest;
 use super::inspect::ReceivedResponse;
 use super::prebuffer::Prebuffered;
 use crate::policy::sections::model::ClassifyRule;
+use crate::proxy::access_log::record::AttemptDetails;
+use crate::proxy::downstream::request_id::provider_request_id;
 use crate::proxy::signals::classify::ResponseSignals;
 use crate::proxy::signals::disguised_errors::{is_disguised_error, is_unwanted_page};
 use crate::resilience::outcome::AttemptClass;
-use crate::stream::known_errors::class_of_failure;
+use crate::stream::known_errors::{class_of_failure, code_of_error};
 
 /// The class, unless it depends on the body.
 pub fn class_by_head(
@@ -56,6 +59,22 @@ pub fn class_of(
         (None, Some(body)) => signals.class_of(rules, body),
         (None, None) => signals.built_in(),
     }
+}
+
+/// The code of an error, and the provider's own id of the response if the log is to name it.
+pub fn details_of(
+    request: &ProxyRequest,
+    received: &ReceivedResponse,
+    body: &Prebuffered,
+) -> AttemptDetails {
+    let Parts { status, headers, .. } = &received.head;
+    let code = match body {
+        Prebuffered::Complete(bytes, _) if status.as_u16() >= 400 => code_of_error(bytes),
+        _ => None,
+    };
+    let provider_request_id =
+        if request.record.is_logged() { provider_request_id(headers) } else { None };
+    AttemptDetails { code, model: None, provider_request_id }
 }
 
 /// The rules of the provider that responded.

@@ -16,11 +16,11 @@ use http::HeaderValue;
 use http::response::Parts;
 
 use super::context::ProxyRequest;
-use super::obstacles::Obstacles;
+use super::obstacles::{Obstacles, Unavailable};
 use super::report::UsageKey;
 use super::select::{
-    CandidateFilter, OTHER_KEY, Selection, Unavailable, generates, generation, is_eligible,
-    limit_providers, provider_id, scope_of, select_endpoint,
+    CandidateFilter, OTHER_KEY, Selection, generates, generation, is_eligible, limit_providers,
+    provider_id, scope_of, select_endpoint,
 };
 use super::state::{EndpointIndex, RetryTime};
 use super::wait::{WaitOutcome, count_shed, leave_queue, queue_backlog, wait_in_queue};

@@ -6,25 +6,26 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::Method;
 
 use super::context::ProxyRequest;
+use super::obstacles::Unavailable;
 use super::report::UsageKey;
 use super::state::{Breakers, EndpointIndex, RetryTime};
 use super::wait::has_turn;
 use crate::clock;
 use crate::live::breaker::cell::BreakerCell;
-use crate::live::credential_cell::{CredentialWait, WaitCause};
-use crate::live::permit::{AttemptSlot, NoSlot, Permit};
+use crate::live::credential_cell::CredentialWait;
+use crate::live::permit::{AttemptSlot, Permit};
 use crate::live::provider::NoCapacity;
 use crate::live::quota::usage_meter::AttemptKind;
 use crate::policy::presets::generation::GenerationKind;
 use crate::policy::sections::model::ProviderPolicy;
+use crate::proxy::access_log::passed_over::PassOverReason;
 use crate::proxy::request::headers::is_encoded;
 use crate::proxy::request::rewrite;
-use crate::resilience::breaker::{RejectReason, Rejection};
 use crate::resilience::outcome::{AttemptClass, RetryScope, retry_scope};
 use crate::snapshot::{EndpointCandidate, Route};
 
@@ -47,27 +48,6 @@ pub struct Selection {
     pub permit: Permit,
     pub flight: AttemptSlot,
     pub started: Instant,
-}
-
-/// Why no endpoint of a tier can be selected: all obstacles of its candidates together.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Unavailable {
-    /// The shortest wait that helps: a backoff, a hold, a ramp or a rate.
-    pub wait: Option<Duration>,
-    /// The shortest wait that other requests share: any but a backoff.
-    pub shared: Option<Duration>,
-    /// The shortest backoff of this request.
-    pub own: Option<Duration>,
-    /// A provider only lacks capacity.
-    pub no_capacity: bool,
-    /// The shortest time for which an open breaker rejects.
-    pub open: Option<Duration>,
-    /// A provider imposes a hold.
-    pub held: bool,
-    /// The shortest wait is a guess: the provider named no time.
-    pub guess: bool,
-    /// An operator drains a provider.
-    pub drained: bool,
 }
 
 /// Which endpoints may be selected.
@@ -114,7 +94,7 @@ pub fn select_endpoint(
     for index in 0..count {
         match check_candidate(request, candidate(index), filter, now) {
             Ok(()) => eligible |= 1 << index,
-            Err(why) => unavailable.merge(why),
+            Err(why) => unavailable.merge(why.noted(request, candidate(index).of)),
         }
     }
     let mut sticky = sticky_candidate(request, route, candidates, eligible, now);
@@ -123,7 +103,7 @@ pub fn select_endpoint(
         let Some(index) = sticky.take().or_else(balanced) else { break };
         match reserve(request, candidate(index), filter, now) {
             Ok(selection) => return Ok(selection),
-            Err(why) => unavailable.merge(why),
+            Err(why) => unavailable.merge(why.noted(request, candidate(index).of)),
         }
         eligible &= !(1 << index);
     }
@@ -195,14 +175,14 @@ fn check_candidate(
     now: Instant,
 ) -> Result<(), Unavailable> {
     let Candidate { of, breaker, endpoint } = candidate;
-    if why_not_permitted(request, of).is_some() {
-        return Err(Unavailable::default());
+    if why_not_permitted(request, of).is_some() || !can_continue(request, of) {
+        return Err(Unavailable::because(PassOverReason::NotAllowed));
     }
-    if request.attempts.excludes(endpoint) || !can_continue(request, of) {
+    if request.attempts.excludes(endpoint) {
         return Err(Unavailable::default());
     }
     if of.provider.live.is_drained(now) {
-        return Err(Unavailable { drained: true, ..Unavailable::default() });
+        return Err(Unavailable { drained: true, ..Unavailable::because(PassOverReason::Drained) });
     }
     let mut unavailable = Unavailable::default();
     let usable = (0..of.endpoint.credentials.len()).any(|credential| {
@@ -249,7 +229,7 @@ fn check_capacity(
     candidate: &EndpointCandidate,
     now: Instant,
 ) -> Result<(), Unavailable> {
-    let no_capacity = Unavailable { no_capacity: true, ..Unavailable::default() };
+    let no_capacity = Unavailable::lacking(NoCapacity::Concurrency);
     let live = &candidate.provider.live;
     if !has_turn(request, live) {
         return Err(no_capacity);
@@ -310,7 +290,8 @@ fn check_credential(
         }
         (blocked, wait) => {
             let known = blocked.map(Unavailable::blocked).unwrap_or_default();
-            Err(Unavailable { wait, own: wait, shared: None, ..known })
+            let reason = known.reason.or(Some(PassOverReason::Backoff));
+            Err(Unavailable { wait, own: wait, shared: None, reason, ..known })
         }
     }
 }
@@ -362,60 +343,6 @@ impl Selection {
 /// Identifies a provider: all candidates of a snapshot share it, so its address is enough.
 pub fn provider_id(candidate: &EndpointCandidate) -> usize {
     Arc::as_ptr(&candidate.provider) as usize
-}
-
-impl Unavailable {
-    fn shared(wait: Duration) -> Unavailable {
-        Unavailable { wait: Some(wait), shared: Some(wait), ..Unavailable::default() }
-    }
-
-    fn lacking(lack: NoCapacity) -> Unavailable {
-        match lack {
-            NoCapacity::Concurrency => Unavailable { no_capacity: true, ..Unavailable::default() },
-            NoCapacity::Rate(wait) => Unavailable::shared(wait),
-        }
-    }
-
-    fn no_slot(why: NoSlot) -> Unavailable {
-        match why {
-            NoSlot::Provider(lack) => Unavailable::lacking(lack),
-            NoSlot::Credential(blocked) => Unavailable::blocked(blocked),
-        }
-    }
-
-    fn blocked(blocked: CredentialWait) -> Unavailable {
-        let held = blocked.cause != WaitCause::Quota;
-        Unavailable { held, guess: blocked.is_guess(), ..Unavailable::shared(blocked.wait) }
-    }
-
-    fn rejected(rejection: Rejection) -> Unavailable {
-        match rejection.reason {
-            // A short wait is worthwhile if no other endpoint is available.
-            RejectReason::Ramp | RejectReason::Lease => {
-                Unavailable { guess: true, ..Unavailable::shared(rejection.retry_after) }
-            }
-            RejectReason::Open | RejectReason::HalfOpen => {
-                Unavailable { open: Some(rejection.retry_after), ..Unavailable::default() }
-            }
-        }
-    }
-
-    pub fn merge(&mut self, other: Unavailable) {
-        let sooner = |a: Option<Duration>, b: Option<Duration>| match (a, b) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        if other.wait.is_some_and(|wait| self.wait.is_none_or(|own| wait < own)) {
-            self.guess = other.guess;
-        }
-        self.wait = sooner(self.wait, other.wait);
-        self.shared = sooner(self.shared, other.shared);
-        self.own = sooner(self.own, other.own);
-        self.open = sooner(self.open, other.open);
-        self.no_capacity |= other.no_capacity;
-        self.held |= other.held;
-        self.drained |= other.drained;
-    }
 }
 
 // === providers that a request may be sent to ===

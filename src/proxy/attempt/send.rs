@@ -20,7 +20,7 @@ use crate::policy::sections::model::{Auth, Timeouts};
 use crate::proxy::downstream::own_headers::remove_own;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::references::localize;
-use crate::proxy::request::headers;
+use crate::proxy::request::headers::{self, AttemptHead};
 use crate::proxy::request::rewrite;
 use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{EndpointCandidate, Route};
@@ -84,8 +84,15 @@ async fn send(
         let credential = selection.credential;
         let (provider, endpoint) = (&candidate.provider.policy, &candidate.endpoint);
         headers::write_line(out, request.head.method(), &target);
-        let (headers, decoded) = (request.head.headers(), request.body.is_sent_decoded());
-        headers::write(out, headers, provider, endpoint, credential, &target, decoded);
+        let sent = AttemptHead {
+            provider,
+            endpoint,
+            credential,
+            target: &target,
+            decoded: request.body.is_sent_decoded(),
+            id: &request.record.request_id,
+        };
+        headers::write(out, request.head.headers(), sent);
     };
     let (reused, peer) = (connection.is_reused(), connection.peer());
     let mut sending = connection.send(outgoing, head);

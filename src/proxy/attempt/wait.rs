@@ -10,9 +10,9 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::context::ProxyRequest;
-use super::obstacles::Obstacles;
+use super::obstacles::{Obstacles, Unavailable};
 use super::retry::AttemptDenied;
-use super::select::{CandidateFilter, Unavailable, check_provider, is_eligible};
+use super::select::{CandidateFilter, check_provider, is_eligible};
 use super::state::EndpointIndex;
 use crate::clock;
 use crate::live::provider::{NoCapacity, ProviderLive};

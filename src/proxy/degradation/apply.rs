@@ -173,10 +173,8 @@ fn respond(
         }
         ModeResponse::Respond(respond) => {
             record_availability(request, now);
-            let id = static_response::request_id(request.head.headers());
-            let response = static_response::ready(respond, &cell.name, &id, cell.earliest_end(now));
-            request.record.effects_mut().request_id = Some(id);
-            Ok(response)
+            let id = request.record.request_id.to_string();
+            Ok(static_response::ready(respond, &cell.name, &id, cell.earliest_end(now)))
         }
     }
 }

@@ -212,7 +212,7 @@ fn a_panic_before_the_response_is_a_500_and_other_requests_are_served() {
         (record["status"].as_u64(), &record["reason"]),
         (Some(500), &"internal-error".into())
     );
-    let id = record["request_id"].as_str().expect("the id of the panic");
+    let id = record["panic"].as_str().expect("the id of the panic");
     assert!(response.contains(id), "{id}: {response}");
 }
 

@@ -11,5 +11,6 @@ pub mod own_headers;
 mod parser_error;
 pub mod problem;
 pub mod references;
+pub mod request_id;
 pub mod timer;
 pub mod worker;

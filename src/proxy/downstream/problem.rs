@@ -13,6 +13,7 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
+use super::request_id::RequestId;
 use crate::clock;
 
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -187,18 +188,32 @@ impl Problem {
         format!("{}: {}", self.kind.row().title, self.detail)
     }
 
-    /// The JSON document.
-    pub fn json(&self) -> Vec<u8> {
+    /// The JSON document, of a request with this id.
+    pub fn json(&self, id: Option<&RequestId>) -> Vec<u8> {
         let ProblemType { status, name, title, .. } = self.kind.row();
         let mut document = problem_document(name, title, *status, &self.detail);
+        if let Some(id) = id {
+            document["request_id"] = json!(id.to_string());
+        }
         // The SDKs for OpenAI's API show this message.
         document["error"] = json!({ "message": self.message(), "type": name });
         document.to_string().into_bytes()
     }
 
+    /// The response to a request whose head could not be read.
     pub fn into_response(self) -> Response<Bytes> {
+        self.response(None)
+    }
+
+    pub fn into_response_to(self, id: &RequestId) -> Response<Bytes> {
+        let mut response = self.response(Some(id));
+        id.add_to_local(response.headers_mut());
+        response
+    }
+
+    fn response(&self, id: Option<&RequestId>) -> Response<Bytes> {
         let row = self.kind.row();
-        let mut response = Response::new(Bytes::from(self.json()));
+        let mut response = Response::new(Bytes::from(self.json(id)));
         *response.status_mut() = self.kind.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
@@ -220,7 +235,7 @@ impl Problem {
 
     /// The response as bytes, for where hyper cannot send it.
     pub fn to_wire(&self) -> Vec<u8> {
-        let response = self.clone().into_response();
+        let response = self.response(None);
         let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
         for (name, value) in response.headers() {
             bytes.extend_from_slice(
@@ -269,7 +284,7 @@ pub fn reference() -> String {
     let mut text = String::from(
         "# Problem types\n\n\
          Every response that Outrigger itself produces is `application/problem+json` (RFC 9457) with \
-         `type`, `title`, `status`, `detail` and an `error` object as the SDKs for OpenAI's API \
+         `type`, `title`, `status`, `detail`, `request_id` and an `error` object as the SDKs for OpenAI's API \
          expect it. `Proxy-Status` (RFC 9209) carries `detail` and, where the RFC has one, the error \
          type. Exceptions are listed in [http](../design/http.md#responses-from-outrigger). The \
          last part of `type` is also the reason in the access log and in \

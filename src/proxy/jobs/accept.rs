@@ -47,17 +47,20 @@ pub async fn become_job(
 ) -> Response<ResponseBody> {
     let wait = preference.wait;
     let preferred = preference.preferred;
+    // The runs of the job have the id of the request.
+    request.record.request_id.add_to_request(request.head.headers_mut());
     let mut response = match accept(&mut request, *preference, &store, wait).await {
         Ok(response) => response,
         Err(problem) => {
             let kind = problem.kind;
             finish(&mut request, problem.kind.status(), RequestEnd::LocalResponse(kind), 0);
-            return problem.into_response().map(ResponseBody::full);
+            return problem.into_response_to(&request.record.request_id).map(ResponseBody::full);
         }
     };
     if preferred && let Some(applied) = applied(response.status(), wait) {
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
+    request.record.request_id.add_to(response.headers_mut());
     let size = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
     finish(&mut request, response.status(), RequestEnd::Complete, size);
     response

@@ -24,6 +24,7 @@ use crate::proxy::attempt::select::Selection;
 use crate::proxy::degradation::apply::degrade_job;
 use crate::proxy::dispatch::attempts;
 use crate::proxy::downstream::problem::Problem;
+use crate::proxy::downstream::request_id::RequestId;
 use crate::proxy::downstream::worker::Worker;
 use crate::proxy::request::body::RequestBody;
 use crate::proxy::request::head::{IDEMPOTENCY_KEY, RequestHead};
@@ -138,11 +139,14 @@ fn build_request(
         now,
     );
     record.job = Some(task.id);
+    record.request_id = RequestId::take(&mut headers);
+    record.note_origin(&headers, class);
     record.suppress();
     let body = RequestBody::of(body, room, route.reads_body);
     let head = RequestHead::new(method, uri, headers);
     let mut request = ProxyRequest::new(worker, &client, route, record, head);
     request.set_body(body);
+    request.record.requested_model = request.model().map(Box::from);
     request.limits.set_deadline(now + queue.policy.max_wait.max(route.policy.timeout));
     request.limits.set_queue(class, queue.live.flow(&task.flow));
     request.limits.set_job();

@@ -16,6 +16,7 @@ use crate::credentials::is_carrier;
 use crate::credentials::sub_protocols::SubProtocolFilter;
 use crate::policy::sections::model::{self, Auth};
 use crate::proxy::downstream::connection::Client;
+use crate::proxy::downstream::request_id::{REQUEST_ID, RequestId};
 use crate::snapshot::Endpoint;
 use crate::upstream::UPGRADE_PROTOCOL;
 
@@ -252,26 +253,32 @@ pub fn write_line(out: &mut Vec<u8>, method: &Method, target: &Uri) {
     out.extend_from_slice(b" HTTP/1.1\r\n");
 }
 
-/// Writes the headers of one attempt, without those that frame its body. `credential` is an index into
-/// the credentials of the address, whose form may depend on the path of `target`. `decoded`: the
-/// body's coding ends here.
-pub fn write(
-    out: &mut Vec<u8>,
-    headers: &HeaderMap,
-    provider: &model::ProviderPolicy,
-    address: &Endpoint,
-    credential: usize,
-    target: &Uri,
-    decoded: bool,
-) {
-    let own = match &address.policy.auth {
+/// The parts of an attempt that its headers depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptHead<'a> {
+    pub provider: &'a model::ProviderPolicy,
+    pub endpoint: &'a Endpoint,
+    /// An index into the credentials of the endpoint.
+    pub credential: usize,
+    /// The form of a credential may depend on its path.
+    pub target: &'a Uri,
+    /// The body's coding ends here.
+    pub decoded: bool,
+    /// Sent unless the policy removes or sets its header.
+    pub id: &'a RequestId,
+}
+
+/// Writes the headers of one attempt, without those that frame its body.
+pub fn write(out: &mut Vec<u8>, headers: &HeaderMap, attempt: AttemptHead<'_>) {
+    let AttemptHead { provider, endpoint, credential, target, decoded, id } = attempt;
+    let own = match &endpoint.policy.auth {
         Auth::Credentials(all) => all.get(credential),
         Auth::None | Auth::Passthrough => None,
     };
-    let own = own.map(|own| own.header_for(&address.policy.url.path, target.path()));
-    let passes = matches!(address.policy.auth, Auth::Passthrough);
+    let own = own.map(|own| own.header_for(&endpoint.policy.url.path, target.path()));
+    let passes = matches!(endpoint.policy.auth, Auth::Passthrough);
     let set = |name: &HeaderName| provider.headers.set.iter().any(|(set, _)| set == name);
-    write_header(out, &HOST, &address.host);
+    write_header(out, &HOST, &endpoint.host);
     let mut sub_protocols = SubProtocolFilter::default();
     for (name, value) in headers {
         let ends_here = FRAMES.contains(name)
@@ -301,6 +308,18 @@ pub fn write(
     }
     if let Some((name, value)) = own {
         write_header(out, name, value);
+    }
+    write_id(out, id, &provider.headers);
+}
+
+/// Writes a new request id, unless the policy sets or removes its header.
+fn write_id(out: &mut Vec<u8>, id: &RequestId, policy: &model::Headers) {
+    let mut set = policy.set.iter().chain(&policy.default).map(|(name, _)| name);
+    let is_decided = policy.remove.contains(&REQUEST_ID) || set.any(|name| *name == REQUEST_ID);
+    if matches!(id, RequestId::Made(_)) && !is_decided {
+        out.extend_from_slice(b"x-request-id: ");
+        id.with(|id| out.extend_from_slice(id));
+        out.extend_from_slice(b"\r\n");
     }
 }
 

@@ -22,7 +22,7 @@ pub fn send(
     outcome: Result<Box<PendingResponse>, Problem>,
 ) -> Response<ResponseBody> {
     request.record.bytes_in = request.body.len();
-    let PendingResponse { mut head, body, idle, last_frame, usage_key, .. } = match outcome {
+    let PendingResponse { mut head, body, idle, last_frame, usage_key, is_local } = match outcome {
         Ok(response) => *response,
         Err(problem) => return send_problem(&mut request.record, problem),
     };
@@ -33,6 +33,10 @@ pub fn send(
         request.record.first_byte = Some(request.record.age());
     }
     request.record.add_degraded_header(&mut head.headers);
+    match is_local {
+        true => request.record.request_id.add_to_local(&mut head.headers),
+        false => request.record.request_id.add_to(&mut head.headers),
+    }
     Response::from_parts(
         head,
         begin_body(request, body, StreamOrigin { idle, last_frame, usage_key }),
@@ -84,7 +88,7 @@ fn begin_body(
 pub fn send_problem(record: &mut AccessRecord, problem: Problem) -> Response<ResponseBody> {
     record.status = problem.kind.status().as_u16();
     let kind = problem.kind;
-    let mut response = problem.into_response();
+    let mut response = problem.into_response_to(&record.request_id);
     record.add_degraded_header(response.headers_mut());
     record.finish(RequestEnd::LocalResponse(kind));
     response.map(ResponseBody::full)

@@ -4,18 +4,12 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
-use http::{HeaderMap, Response};
+use http::Response;
+use http::header::HeaderValue;
 
-use crate::clock;
 use crate::policy::sections::model::{Respond, RespondKind};
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::downstream::problem::PROXY_STATUS;
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// A longer request id of the client is ignored.
-const ID: usize = 200;
 
 /// The response of a mode that stays active for at least `rest`.
 pub fn ready(respond: &Respond, mode: &str, id: &str, rest: Duration) -> Box<PendingResponse> {
@@ -34,16 +28,6 @@ pub fn ready(respond: &Respond, mode: &str, id: &str, rest: Duration) -> Box<Pen
         head.headers.insert(PROXY_STATUS, status);
     }
     PendingResponse::local(head, PendingBody::Whole(Bytes::from(body), None))
-}
-
-/// The request id of the client, or a new one.
-pub fn request_id(headers: &HeaderMap) -> String {
-    let own = |name: &HeaderName| {
-        let value = headers.get(name)?.to_str().ok()?;
-        (!value.is_empty() && value.len() <= ID).then(|| value.to_owned())
-    };
-    let own = own(&REQUEST_ID).or_else(|| own(&TRACEPARENT));
-    own.unwrap_or_else(|| format!("{:016x}{:016x}", clock::random(), clock::random()))
 }
 
 /// Fills in the placeholders of a template; values are not searched for placeholders.
@@ -89,16 +73,6 @@ mod tests {
         let blanks = [("request_id", "{{mode}}"), ("mode", "brownout")];
         let text = "{{mode}}: {{request_id}} {{other}} {{mode}";
         assert_eq!(filled(text, &blanks, false), "brownout: {{mode}} {{other}} {{mode}");
-    }
-
-    #[test]
-    fn an_id_is_the_applications_own_where_it_has_one() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(request_id(&headers).len(), 32);
-        headers.insert("traceparent", HeaderValue::from_static("00-a-b-01"));
-        assert_eq!(request_id(&headers), "00-a-b-01");
-        headers.insert("x-request-id", HeaderValue::from_static("r1"));
-        assert_eq!(request_id(&headers), "r1");
     }
 
     proptest! {

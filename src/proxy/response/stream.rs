@@ -208,7 +208,9 @@ impl Streaming {
         samples.for_each(|all| all.spoil(clock::now()));
         let silent = self.failed || self.route.policy.stream.on_cut == OnCut::Abort;
         if let Some(tail) = tail.filter(|_| !silent) {
-            self.first.push_back(Frame::data(error_event(cut, &tail, self.idle)));
+            let id = self.resumable.record().map(|record| &record.request_id);
+            let event = error_event(cut, &tail, self.idle, id);
+            self.first.push_back(Frame::data(event));
         }
         self.poll_next(cx)
     }

@@ -33,9 +33,9 @@ words! {
     /// Why an endpoint is held.
     pub enum HoldReason {
         /// Until the provider's Retry-After.
-        RetryAfter = "throttled",
+        RetryAfter = "retry_after",
         /// Throttled without Retry-After: exponential backoff.
-        Backoff = "throttled",
+        Backoff = "backoff",
         Credential = "credential",
     }
 }

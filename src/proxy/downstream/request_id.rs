@@ -1,0 +1,196 @@
+//! The id of a request, and the id of the trace that it belongs to.
+//!
+//! A sane `x-request-id` of the client is the id; otherwise one is made. The provider receives it in
+//! `x-request-id`, and the client in `outrigger-request-id`: a provider's own `x-request-id` is what
+//! its SDK shows and its support asks for. A `traceparent` (W3C Trace Context) passes unchanged.
+
+use std::fmt;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::clock;
+
+/// The client's header, and the provider's.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header of every response.
+const OWN_REQUEST_ID: HeaderName = HeaderName::from_static("outrigger-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The headers in which providers send their own ids.
+const PROVIDER_IDS: [HeaderName; 3] = [
+    REQUEST_ID,
+    HeaderName::from_static("request-id"),
+    HeaderName::from_static("x-amzn-requestid"),
+];
+/// A longer id is ignored.
+const MAX_ID: usize = 128;
+
+#[derive(Clone, Debug)]
+pub enum RequestId {
+    /// The client's.
+    Given(HeaderValue),
+    Made(u128),
+}
+
+/// The id of a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceId([u8; 32]);
+
+impl RequestId {
+    pub fn made() -> RequestId {
+        RequestId::Made(u128::from(clock::random()) << 64 | u128::from(clock::random()))
+    }
+
+    /// The id in these headers, or a new one in place of one that is not sane.
+    pub fn take(headers: &mut HeaderMap) -> RequestId {
+        let mut all = headers.get_all(REQUEST_ID).iter();
+        let Some(id) = all.next() else { return RequestId::made() };
+        if all.next().is_none() && is_sane(id.as_bytes()) {
+            return RequestId::Given(id.clone());
+        }
+        headers.remove(REQUEST_ID);
+        RequestId::made()
+    }
+
+    /// Calls a function with the id as text.
+    pub fn with<T>(&self, use_text: impl FnOnce(&[u8]) -> T) -> T {
+        match self {
+            RequestId::Given(id) => use_text(id.as_bytes()),
+            RequestId::Made(id) => {
+                use_text(&std::array::from_fn::<u8, 32, _>(|at| hex_digit(id >> (124 - 4 * at))))
+            }
+        }
+    }
+
+    /// Names the request in a response.
+    pub fn add_to(&self, headers: &mut HeaderMap) {
+        headers.insert(OWN_REQUEST_ID, self.header());
+    }
+
+    /// Names the request in a response that no provider sent, also where SDKs look for the id.
+    pub fn add_to_local(&self, headers: &mut HeaderMap) {
+        self.add_to(headers);
+        headers.entry(REQUEST_ID).or_insert_with(|| self.header());
+    }
+
+    /// Names the request in its own headers.
+    pub fn add_to_request(&self, headers: &mut HeaderMap) {
+        headers.insert(REQUEST_ID, self.header());
+    }
+
+    fn header(&self) -> HeaderValue {
+        match self {
+            RequestId::Given(id) => id.clone(),
+            RequestId::Made(_) => {
+                self.with(HeaderValue::from_bytes).unwrap_or_else(|_| HeaderValue::from_static("-"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with(|text| f.write_str(&String::from_utf8_lossy(text)))
+    }
+}
+
+impl TraceId {
+    /// The trace id of a valid `traceparent`; of a later version, of the part that is known.
+    pub fn of(headers: &HeaderMap) -> Option<TraceId> {
+        let text = headers.get(TRACEPARENT)?.as_bytes();
+        let (known, rest) = text.split_at_checked(55)?;
+        let [version, trace, parent, flags] =
+            [&known[..2], &known[3..35], &known[36..52], &known[53..]];
+        let is_hex = |part: &&[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let is_zero = |part: &[u8]| part.iter().all(|b| *b == b'0');
+        let is_valid = [2, 35, 52].iter().all(|at| known[*at] == b'-')
+            && [version, trace, parent, flags].iter().all(is_hex)
+            && version != b"ff"
+            && !is_zero(trace)
+            && !is_zero(parent)
+            && (rest.is_empty() || version != b"00" && rest[0] == b'-');
+        if is_valid { trace.try_into().ok().map(TraceId) } else { None }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The provider's own id of a response, for its support.
+pub fn provider_request_id(headers: &HeaderMap) -> Option<Box<str>> {
+    let id = PROVIDER_IDS.iter().find_map(|name| headers.get(name))?;
+    if is_sane(id.as_bytes()) { id.to_str().ok().map(Box::from) } else { None }
+}
+
+/// Visible ASCII of bounded length.
+fn is_sane(id: &[u8]) -> bool {
+    (1..=MAX_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+fn hex_digit(value: u128) -> u8 {
+    b"0123456789abcdef"[(value & 15) as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let value = HeaderValue::from_bytes(value.as_bytes()).expect("a value");
+            headers.append(HeaderName::from_static(name), value);
+        }
+        headers
+    }
+
+    #[test]
+    fn a_sane_id_is_the_client_s_and_any_other_is_replaced() {
+        for id in ["r1", "a/b+c=:\"{}", &"x".repeat(MAX_ID)] {
+            let mut headers = headers(&[("x-request-id", id)]);
+            assert_eq!(RequestId::take(&mut headers).to_string(), id);
+            assert!(headers.contains_key(REQUEST_ID));
+        }
+        for lines in [
+            &[("x-request-id", "")][..],
+            &[("x-request-id", "a b")],
+            &[("x-request-id", "é")],
+            &[("x-request-id", &"x".repeat(MAX_ID + 1))],
+            &[("x-request-id", "a"), ("x-request-id", "b")],
+            &[],
+        ] {
+            let mut headers = headers(lines);
+            let id = RequestId::take(&mut headers).to_string();
+            assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
+            assert!(headers.is_empty(), "{headers:?}");
+        }
+        assert_ne!(RequestId::made().to_string(), RequestId::made().to_string());
+        assert_eq!(RequestId::Made(0xf1).to_string(), format!("{:032x}", 0xf1));
+    }
+
+    #[test]
+    fn a_trace_id_is_that_of_a_valid_traceparent() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let of = |text: &str| TraceId::of(&headers(&[("traceparent", text)]));
+        for valid in [
+            format!("00-{trace}-00f067aa0ba902b7-01"),
+            format!("cc-{trace}-00f067aa0ba902b7-01"),
+            format!("01-{trace}-00f067aa0ba902b7-01-more"),
+        ] {
+            assert_eq!(of(&valid).expect("valid").as_bytes(), trace.as_bytes(), "{valid}");
+        }
+        for invalid in [
+            String::new(),
+            trace.to_owned(),
+            format!("ff-{trace}-00f067aa0ba902b7-01"),
+            format!("00-{trace}-00f067aa0ba902b7-01-more"),
+            format!("00-{trace}-00f067aa0ba902b7-01x"),
+            format!("00-{}-00f067aa0ba902b7-01", trace.to_uppercase()),
+            format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+            format!("00-{trace}-{}-01", "0".repeat(16)),
+            format!("00_{trace}-00f067aa0ba902b7-01"),
+        ] {
+            assert_eq!(of(&invalid), None, "{invalid}");
+        }
+    }
+}
