@@ -3,6 +3,7 @@
 use crate::fixtures::{policy, route, single_worker};
 use crate::raw_tcp::{RawClient, RawServer};
 use crate::support::Sidecar;
+use crate::support::listener::ReservedPort;
 
 /// The sidecar's response to a GET that the provider responds to with these bytes. Also checks
 /// whether the provider's connection is closed afterwards.
@@ -58,8 +59,15 @@ fn a_response_of_http_1_0_is_forwarded_as_http_1_1() {
 /// The resolver may know only one address of `localhost`.
 #[test]
 fn localhost_reaches_a_provider_that_listens_on_one_loopback_address_alone() {
-    for address in ["127.0.0.1:0", "[::1]:0"] {
-        let Ok(peer) = RawServer::start_on(address) else { continue };
+    // Nothing else may listen on the other address.
+    let reserved = ReservedPort::port();
+    let port = reserved.address().port();
+    for address in ["127.0.0.1", "[::1]"] {
+        let peer = match address {
+            "127.0.0.1" => Ok(RawServer::start()),
+            address => RawServer::start_on(&format!("{address}:{port}")),
+        };
+        let Ok(peer) = peer else { continue };
         let port = peer.host().rsplit(':').next().map(str::to_owned).expect("a port");
         for name in ["localhost", "LOCALHOST."] {
             let url = format!("http://{name}:{port}");

@@ -81,18 +81,9 @@ async fn send(
     let fails_over = another_attempt_is_possible(request, route, &selection);
     outgoing.fails_over = fails_over;
     let head = |out: &mut Vec<u8>| {
-        let credential = selection.credential;
-        let (provider, endpoint) = (&candidate.provider.policy, &candidate.endpoint);
+        let parts = attempt_head(request, candidate, selection.credential, &target);
         headers::write_line(out, request.head.method(), &target);
-        let sent = AttemptHead {
-            provider,
-            endpoint,
-            credential,
-            target: &target,
-            decoded: request.body.is_sent_decoded(),
-            id: &request.record.request_id,
-        };
-        headers::write(out, request.head.headers(), sent);
+        headers::write(out, request.head.headers(), parts);
     };
     let (reused, peer) = (connection.is_reused(), connection.peer());
     let mut sending = connection.send(outgoing, head);
@@ -121,6 +112,22 @@ async fn send(
             Ok(report_failure(request, route, &mut selection, problem, false))
         }
         None => Ok(head_is_late(request, route, selection, sending, sent)),
+    }
+}
+
+fn attempt_head<'a>(
+    request: &'a ProxyRequest,
+    candidate: &'a EndpointCandidate,
+    credential: usize,
+    target: &'a Uri,
+) -> AttemptHead<'a> {
+    AttemptHead {
+        provider: &candidate.provider.policy,
+        endpoint: &candidate.endpoint,
+        credential,
+        target,
+        decoded: request.body.is_sent_decoded(),
+        id: &request.record.request_id,
     }
 }
 
