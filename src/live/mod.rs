@@ -10,6 +10,7 @@
 
 pub mod breaker;
 pub mod buffers;
+pub mod by_model;
 pub mod credential;
 pub mod credential_cell;
 pub mod degradation;
@@ -23,5 +24,6 @@ pub mod queue;
 pub mod quota;
 pub mod registry;
 pub mod route;
+pub mod tracking;
 
 pub use registry::Live;

@@ -23,6 +23,8 @@ use super::queue::QueueLive;
 use super::queue::wait_queue::WaitQueueCell;
 use super::quota::usage_meter::UsageMeter;
 use super::route::RouteLive;
+use super::tracking::call_recorder::{CallRecorder, SeriesPlaces};
+use super::tracking::regressions::Regressions;
 use crate::clock;
 use crate::policy::sections::model::{Capacity, Degradation, Queue, RoutePolicy};
 use crate::resilience::breaker::{BreakerPolicy, ManualOverride};
@@ -40,6 +42,7 @@ pub struct Live {
     /// `None`: this host is not in a fleet.
     pub fleet: Option<Arc<FleetView>>,
     pub override_rules: OverrideRules,
+    pub regressions: Arc<Regressions>,
     /// Drained providers, with the end and the note: a provider that leaves the policy and returns
     /// is still drained.
     drains: Mutex<HashMap<String, (Option<Instant>, AuditNote)>>,
@@ -50,6 +53,8 @@ pub struct Live {
     queues: Named<String, QueueLive>,
     routes: Named<String, RouteLive>,
     usage_meters: Named<(String, String), UsageMeter>,
+    call_recorders: Named<(String, String), CallRecorder>,
+    series_places: Arc<SeriesPlaces>,
     outcome_windows: Named<(&'static str, String), OutcomeWindow>,
     /// Id of the next new endpoint.
     next_id: AtomicU32,
@@ -94,6 +99,7 @@ impl Live {
             modes: Arc::default(),
             fleet,
             override_rules: OverrideRules::default(),
+            regressions: Arc::default(),
             drains: Mutex::default(),
             providers: Mutex::default(),
             endpoints: Mutex::default(),
@@ -102,6 +108,8 @@ impl Live {
             queues: Mutex::default(),
             routes: Mutex::default(),
             usage_meters: Mutex::default(),
+            call_recorders: Mutex::default(),
+            series_places: Arc::default(),
             outcome_windows: Mutex::default(),
             next_id: AtomicU32::default(),
         }
@@ -178,6 +186,17 @@ impl Live {
         named(&self.usage_meters, key, || UsageMeter::new(route, provider, &self.metrics), |_| ())
     }
 
+    /// Records the calls of a route to a provider.
+    pub fn call_recorder(&self, route: &str, provider: &str) -> Arc<CallRecorder> {
+        let key = (route.to_owned(), provider.to_owned());
+        let make = || CallRecorder::new(route, provider, &self.series_places);
+        named(&self.call_recorders, key, make, |_| ())
+    }
+
+    pub fn call_recorders(&self) -> Vec<Arc<CallRecorder>> {
+        all(&self.call_recorders)
+    }
+
     /// Outcomes of a route's requests or a provider's attempts; `what`: `route` or
     /// `provider`.
     pub fn outcome_window(
@@ -203,6 +222,7 @@ impl Live {
         forget_unused(&self.queues);
         forget_unused(&self.routes);
         forget_unused(&self.usage_meters);
+        forget_unused(&self.call_recorders);
         forget_unused(&self.outcome_windows);
         self.modes.forget_unused();
     }

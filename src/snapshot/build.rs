@@ -142,12 +142,14 @@ impl SnapshotBuilder {
             let provider = &providers[index];
             let interpreter = Arc::new(Interpreter::new(&route.stream, &provider.policy));
             let usage_meter = self.live.usage_meter(&route.name, &provider.policy.name);
+            let call_recorder = self.live.call_recorder(&route.name, &provider.policy.name);
             provider.endpoints.iter().map(move |endpoint| EndpointCandidate {
                 provider: Arc::clone(provider),
                 endpoint: Arc::clone(endpoint),
                 share: f64::from(weight) * f64::from(endpoint.policy.weight),
                 interpreter: Arc::clone(&interpreter),
                 usage_meter: Arc::clone(&usage_meter),
+                call_recorder: Arc::clone(&call_recorder),
             })
         };
         let first = route.providers.iter().flat_map(|w| candidates(w.provider, w.weight));

@@ -30,6 +30,7 @@ use crate::live::provider::ProviderLive;
 use crate::live::queue::QueueLive;
 use crate::live::quota::usage_meter::UsageMeter;
 use crate::live::route::RouteLive;
+use crate::live::tracking::call_recorder::CallRecorder;
 use crate::policy::sections::model::{self, Policy};
 use crate::resilience::balance::balancer::BalancerCandidate;
 use crate::resilience::outcome::AttemptClass;
@@ -115,6 +116,8 @@ pub struct EndpointCandidate {
     pub interpreter: Arc<Interpreter>,
     /// Counts the tokens and the cost.
     pub usage_meter: Arc<UsageMeter>,
+    /// Records the calls, for the baselines.
+    pub call_recorder: Arc<CallRecorder>,
 }
 
 impl EndpointCandidate {

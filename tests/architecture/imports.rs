@@ -8,7 +8,7 @@ use std::fmt::{self, Display, Formatter};
 use crate::source::{Source, Tree, is_identifier, parent};
 
 /// Module of the crate, and its layer.
-const LAYERS: [(&str, u8); 22] = [
+const LAYERS: [(&str, u8); 23] = [
     ("main", 9),
     // Declares the modules and holds nothing else.
     ("lib", 9),
@@ -20,6 +20,7 @@ const LAYERS: [(&str, u8); 22] = [
     ("proxy", 5),
     ("fleet", 5),
     ("degradation", 5),
+    ("tracking", 5),
     ("snapshot", 4),
     ("live", 3),
     ("upstream", 3),
@@ -56,7 +57,18 @@ const ORDERS: &[(&str, &[&str])] = &[
     ),
     ("fleet", &["*", "redis"]),
     ("jobs", &["mod", "*", "sharing"]),
-    ("live", &["*", "breaker", "quota", "queue", "degradation", "fleet operator_override"]),
+    (
+        "live",
+        &[
+            "*",
+            "breaker",
+            "quota",
+            "tracking",
+            "queue",
+            "degradation",
+            "fleet operator_override by_model",
+        ],
+    ),
     ("upstream", &["*", "http1"]),
     ("policy", &["*", "sections", "presets", "section", "yaml", "text"]),
     (

@@ -1,26 +1,16 @@
 //! Tokens and cost of a route's responses from one provider, by model.
 //!
-//! Model names come from the application, so the number of label values is bounded: the first
-//! 64 models are counted by name, the others together. Handles are kept, because looking up a
-//! series by its labels costs more than everything else here.
+//! Handles are kept, because looking up a series by its labels costs more than everything else
+//! here.
 
 use crate::resilience::words::words;
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::live::by_model::ByModel;
 use crate::policy::sections::model::Price;
 use crate::telemetry::metrics::{CostCounter, CostLabels, Metrics, TokenLabels};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
-
-/// Models that are counted by name.
-const MODELS: usize = 64;
-/// A longer name counts as `other`.
-const LONGEST: usize = 128;
-/// Label of the models past the bounds.
-const OTHERS: &str = "other";
-/// Label of an unknown model.
-const NONE: &str = "-";
 
 words! {
     /// Why an attempt was made.
@@ -39,7 +29,7 @@ pub struct UsageMeter {
     route: String,
     provider: String,
     metrics: Arc<Metrics>,
-    by_model: Mutex<HashMap<String, [Option<UsageCounters>; AttemptKind::ALL.len()]>>,
+    by_model: Mutex<ByModel<[Option<UsageCounters>; AttemptKind::ALL.len()]>>,
 }
 
 #[derive(Clone, Debug)]
@@ -70,13 +60,7 @@ impl UsageMeter {
         price: Option<&Price>,
     ) -> Option<f64> {
         let mut models = self.by_model.lock();
-        let model = model.filter(|model| !model.is_empty()).unwrap_or(NONE);
-        let full = models.len() >= MODELS && !models.contains_key(model);
-        let model = if full || model.len() > LONGEST { OTHERS } else { model };
-        let known = match models.get_mut(model) {
-            Some(known) => known,
-            None => models.entry(model.to_owned()).or_default(),
-        };
+        let (model, known) = models.get_or_add(model, || true);
         let handles = known[kind as usize].get_or_insert_with(|| self.handles(model, kind));
         handles.input.inc_by(input);
         handles.output.inc_by(output);

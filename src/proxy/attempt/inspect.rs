@@ -17,7 +17,7 @@ use http_body::{Body, Frame};
 
 use super::context::ProxyRequest;
 use super::late::{granted_time, is_cut_short, observe_body};
-use super::pending_response::{PendingBody, PendingResponse, PendingStream};
+use super::pending_response::{FirstContent, PendingBody, PendingResponse, PendingStream};
 use super::prebuffer::{
     self, BodyDeadlines, PrebufferError, PrebufferLimit, Prebuffered, ReadUntil, prebuffer,
 };
@@ -261,10 +261,18 @@ fn conclude(
     if !first.is_empty() {
         report.took = clock::since(received.selection.started);
     }
+    let first_content = first_content(&received, &report);
     let reported = report_attempt(request, route, &mut received.selection, report);
-    let mut response = started(received, first, reported, failed);
+    let mut response = started(received, first, reported, failed, first_content);
     response.last_frame = last_frame;
     by_class(class, response)
+}
+
+/// When the content of a good stream began, if it was awaited.
+fn first_content(received: &ReceivedResponse, report: &AttemptReport) -> Option<FirstContent> {
+    let reader = received.reader.as_ref()?;
+    let began = report.class == AttemptClass::Success && reader.is_ready() && !reader.is_document();
+    began.then(|| FirstContent { started: received.selection.started, after: report.took })
 }
 
 /// A response whose body continues after the commit.
@@ -273,6 +281,7 @@ fn started(
     first: VecDeque<Frame<Bytes>>,
     reported: Option<ReportedPermit>,
     failed: bool,
+    first_content: Option<FirstContent>,
 ) -> PendingResponse {
     let ReceivedResponse { head, body: rest, selection, deadlines, reader, room, .. } = received;
     let usage_key = selection.usage_key();
@@ -284,6 +293,7 @@ fn started(
         room,
         reader,
         failed,
+        first_content,
         recorder: None,
     };
     let body = PendingBody::Stream(Box::new(stream));
@@ -383,7 +393,7 @@ fn body_failed(
     report_attempt(request, route, &mut received.selection, report);
     let is_observed = cut_short && clock::now() < received.deadlines.deadline;
     if let Some(granted) = granted.filter(|_| is_observed) {
-        observe_body(route, received, granted);
+        observe_body(request, route, received, granted);
     }
     AttemptResult::Failed(class, LastResponse::Problem(problem))
 }

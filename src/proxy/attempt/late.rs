@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use super::context::ProxyRequest;
 use super::inspect::ReceivedResponse;
 use super::prebuffer::{BodyDeadlines, DISCARDED, PrebufferLimit, Prebuffered, ReadUntil};
-use super::report::{AttemptTime, report_evidence};
+use super::report::{AttemptTarget, AttemptTime, report_evidence};
 use super::select::Selection;
 use crate::clock;
 use crate::live::endpoint::Observation;
+use crate::live::tracking::call_recorder::CallRecorder;
 use crate::policy::sections::model::Buffer;
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::signals::quota_headers::retry_after;
@@ -44,6 +45,8 @@ pub fn is_cut_short(given: Duration, granted: Duration) -> bool {
 struct LateAttempt {
     provider: Arc<Provider>,
     endpoint: Arc<Endpoint>,
+    recorder: Arc<CallRecorder>,
+    model: Option<String>,
     selection: Box<Selection>,
     /// The end of its time.
     until: Instant,
@@ -66,7 +69,7 @@ pub fn observe_head(
     if !is_small || !body.grow(request.body.len()) {
         return;
     }
-    let Some(attempt) = LateAttempt::begin(route, selection, granted) else { return };
+    let Some(attempt) = LateAttempt::begin(request, route, selection, granted) else { return };
     let model = request.model().map(str::to_owned);
     tokio::task::spawn_local(async move {
         let _body = body;
@@ -93,9 +96,14 @@ pub fn observe_head(
 }
 
 /// Lets an attempt without a body, or without content, go on for the rest of its time.
-pub fn observe_body(route: &Route, received: ReceivedResponse, granted: Duration) {
+pub fn observe_body(
+    request: &ProxyRequest,
+    route: &Route,
+    received: ReceivedResponse,
+    granted: Duration,
+) {
     let ReceivedResponse { mut body, selection, deadlines, reader, mut room, .. } = received;
-    let Some(attempt) = LateAttempt::begin(route, selection, granted) else { return };
+    let Some(attempt) = LateAttempt::begin(request, route, selection, granted) else { return };
     let until = attempt.until;
     let deadlines = BodyDeadlines { first_byte: until, deadline: until, ..deadlines };
     let part = if reader.is_some() { ReadUntil::Content } else { ReadUntil::Frame };
@@ -117,12 +125,19 @@ pub fn observe_body(route: &Route, received: ReceivedResponse, granted: Duration
 }
 
 impl LateAttempt {
-    fn begin(route: &Route, selection: Box<Selection>, granted: Duration) -> Option<LateAttempt> {
+    fn begin(
+        request: &ProxyRequest,
+        route: &Route,
+        selection: Box<Selection>,
+        granted: Duration,
+    ) -> Option<LateAttempt> {
         let candidate = selection.endpoint.candidate(route);
         let place = candidate.endpoint.live.observe()?;
         Some(LateAttempt {
             provider: Arc::clone(&candidate.provider),
             endpoint: Arc::clone(&candidate.endpoint),
+            recorder: Arc::clone(&candidate.call_recorder),
+            model: request.body.model().map(str::to_owned),
             until: selection.started + granted,
             left: clock::now(),
             selection,
@@ -138,15 +153,14 @@ impl LateAttempt {
             let delay = self.left.saturating_duration_since(self.selection.started);
             let _ = self.selection.permit.report(class.outcome(), delay, now);
         }
-        let (provider, live) = (&self.provider, &self.endpoint.live);
-        report_evidence(
-            provider,
-            live,
-            &mut self.selection,
-            class,
-            AttemptTime { took, is_latency: true },
-            now,
-        );
+        let target = AttemptTarget {
+            provider: &self.provider,
+            endpoint: &self.endpoint,
+            recorder: &self.recorder,
+            model: self.model.as_deref(),
+        };
+        let time = AttemptTime { took, is_latency: true };
+        report_evidence(target, &mut self.selection, class, time, now);
     }
 }
 

@@ -59,8 +59,17 @@ pub struct PendingStream {
     pub reader: Option<Box<EventReader>>,
     /// The first frames contain an error event.
     pub failed: bool,
+    pub first_content: Option<FirstContent>,
     /// Stores the body in the cache.
     pub recorder: Option<Box<ResponseRecorder>>,
+}
+
+/// When the content of a stream began.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstContent {
+    /// The start of the attempt.
+    pub started: Instant,
+    pub after: Duration,
 }
 
 impl PendingResponse {

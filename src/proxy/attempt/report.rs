@@ -12,15 +12,15 @@ use super::retry::backoff;
 use super::select::Selection;
 use super::state::{EndpointIndex, RetryTime};
 use crate::clock;
-use crate::live::endpoint::EndpointLive;
 use crate::live::permit::ReportedPermit;
 use crate::live::quota::provider_quota::QuotaCharge;
 use crate::live::quota::usage_meter::AttemptKind;
+use crate::live::tracking::call_recorder::{CallRecorder, CallResult};
 use crate::proxy::access_log::record::{AccessRecord, AttemptDetails, AttemptRecord};
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::rewrite;
 use crate::resilience::outcome::{AttemptClass, Outcome};
-use crate::snapshot::{EndpointCandidate, Provider, Route};
+use crate::snapshot::{Endpoint, EndpointCandidate, Provider, Route};
 use crate::stream::interpret::TokenUsage;
 
 /// The outcome of an attempt.
@@ -48,6 +48,15 @@ pub struct AttemptTime {
     pub took: Duration,
     /// The time says something about latency: a response came, or did not come in time.
     pub is_latency: bool,
+}
+
+/// The object of an attempt: everything that learns from its result.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptTarget<'a> {
+    pub provider: &'a Provider,
+    pub endpoint: &'a Endpoint,
+    pub recorder: &'a CallRecorder,
+    pub model: Option<&'a str>,
 }
 
 /// The account that the usage of an attempt is charged to.
@@ -95,11 +104,13 @@ pub fn report_attempt(
     details.model = renamed_model(request, candidate);
     let AttemptReport { class, status, took, timed_out, forbids_retry, cut_short, error, .. } =
         report;
-    let (provider, live) = (&candidate.provider, &candidate.endpoint.live);
     let time = AttemptTime { took, is_latency: status > 0 || timed_out };
     let reported = match cut_short {
         true => None,
-        false => report_evidence(provider, live, selection, class, time, now),
+        false => {
+            let target = AttemptTarget::of(candidate, request.body.model());
+            report_evidence(target, selection, class, time, now)
+        }
     };
     if let (AttemptClass::Success, Some(session)) = (class, request.head.session()) {
         route.live.pin_session(session, candidate.endpoint.live.id, now);
@@ -138,11 +149,10 @@ fn renamed_model(request: &ProxyRequest, candidate: &EndpointCandidate) -> Optio
     (requested != Some(&*sent)).then(|| Box::from(sent))
 }
 
-/// Reports the result of an attempt to breaker, hold, balancer, adaptive limit and degradation
-/// modes.
+/// Reports the result of an attempt to breaker, hold, balancer, adaptive limit, degradation modes
+/// and baselines.
 pub fn report_evidence(
-    provider: &Provider,
-    live: &EndpointLive,
+    target: AttemptTarget<'_>,
     selection: &mut Selection,
     class: AttemptClass,
     time: AttemptTime,
@@ -153,13 +163,17 @@ pub fn report_evidence(
         selection.flight.success(now);
     }
     let reported = selection.permit.report(class.outcome(), took, now);
-    report_latency(live, selection, class, took, now);
-    let counts = class != AttemptClass::Ignored;
-    if let Some(outcomes) = provider.outcomes.as_ref().filter(|_| counts) {
-        let bad =
-            matches!(class, AttemptClass::Failure | AttemptClass::Unsent | AttemptClass::Throttled);
+    report_latency(target.endpoint, selection, class, took, now);
+    if class == AttemptClass::Ignored {
+        return reported;
+    }
+    let bad =
+        matches!(class, AttemptClass::Failure | AttemptClass::Unsent | AttemptClass::Throttled);
+    if let Some(outcomes) = &target.provider.outcomes {
         outcomes.record(bad, is_latency.then_some(took), now);
     }
+    let result = if bad { CallResult::Failed } else { CallResult::Succeeded(took) };
+    target.recorder.record(target.model, result);
     reported
 }
 
@@ -235,12 +249,13 @@ fn hold(
 
 /// Reports to the balancer and to the adaptive limit.
 fn report_latency(
-    live: &EndpointLive,
+    endpoint: &Endpoint,
     selection: &Selection,
     class: AttemptClass,
     took: Duration,
     now: Instant,
 ) {
+    let live = &endpoint.live;
     match class.outcome() {
         Outcome::Failure => live.failed(took, now),
         Outcome::Success if selection.permit.is_probe() => live.recovered(took, now),
@@ -278,6 +293,17 @@ impl UsageKey {
             route.live.record_cost(cost, clock::now());
         }
         record.add_usage(tokens.0, tokens.1, cost);
+    }
+}
+
+impl<'a> AttemptTarget<'a> {
+    fn of(candidate: &'a EndpointCandidate, model: Option<&'a str>) -> Self {
+        AttemptTarget {
+            provider: &candidate.provider,
+            endpoint: &candidate.endpoint,
+            recorder: &candidate.call_recorder,
+            model,
+        }
     }
 }
 

@@ -69,6 +69,15 @@ impl Resumable {
         }
     }
 
+    /// The model of the request.
+    pub fn model(&self) -> Option<&str> {
+        match self {
+            Resumable::Record(record) => record.model.as_deref(),
+            Resumable::Request(request) => request.body.model(),
+            Resumable::Resuming => None,
+        }
+    }
+
     /// The status counts as good for the degradation modes, as in `report::sample`.
     pub fn is_good(&self) -> bool {
         let status = match self {

@@ -19,6 +19,7 @@ use tokio::time::Sleep;
 use super::resume::{Resumable, Resume};
 use super::stream_error::error_event;
 use crate::clock;
+use crate::live::tracking::call_recorder::StreamTimes;
 use crate::policy::sections::model::OnCut;
 use crate::proxy::access_log::reasons::{Interruption, RequestEnd};
 use crate::proxy::access_log::record::AccessRecord;
@@ -148,6 +149,19 @@ impl Streaming {
         let tokens = reader.usage();
         self.route.metrics.events_dropped.inc_by(reader.dropped());
         self.resumable.settle(self.usage_key, &self.route, tokens);
+    }
+
+    /// Records the times of a stream that is complete, for the baselines.
+    fn record_stream(&self) {
+        let Some(stream) = self.stream.as_ref().filter(|_| !self.failed) else { return };
+        let (Some(began), Some(reader)) = (stream.first_content, &stream.reader) else { return };
+        let times = StreamTimes {
+            first_content: began.after,
+            rest: self.last.saturating_duration_since(began.started + began.after),
+            output_tokens: reader.usage().output,
+        };
+        let candidate = self.usage_key.endpoint.candidate(&self.route);
+        candidate.call_recorder.record_stream(self.resumable.model(), times);
     }
 
     /// Ends the record of an interrupted response.
@@ -340,6 +354,7 @@ impl Streaming {
         }
         match ended {
             StreamEnd::Complete => {
+                self.record_stream();
                 self.settle();
                 self.stream = None;
                 self.first.extend(self.trailers.take());

@@ -7,6 +7,7 @@ use crate::resilience::words::words;
 
 words! {
     /// One measure of a series. Each has a detector of its own.
+    #[derive(PartialOrd, Ord)]
     pub enum Measure {
         P50 = "p50",
         P95 = "p95",
@@ -50,7 +51,7 @@ pub struct Reading {
 pub const ROLL_UP_SECONDS: u64 = 10;
 
 /// Fewer calls than this give no value.
-const LEAST_CALLS: u32 = 10;
+pub const LEAST_CALLS: u32 = 10;
 /// The 95th percentile of fewer values is their maximum.
 const LEAST_CALLS_P95: u32 = 20;
 
