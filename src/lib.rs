@@ -15,6 +15,7 @@
 //! | 5 | [`proxy`] | one request from start to end |
 //! | 5 | [`fleet`] | state that hosts share through Redis: breakers, holds, limits |
 //! | 5 | [`degradation`] | evaluates degradation modes, keeps their history, notifies |
+//! | 5 | [`tracking`] | compares the calls of each series with its baseline |
 //! | 4 | [`snapshot`] | policy to snapshot, atomic swap, file watching |
 //! | 3 | [`cache`] | stored responses: keys, freshness, bounds |
 //! | 3 | [`live`] | mutable state that survives a reload |
@@ -49,4 +50,5 @@ pub mod snapshot;
 pub mod store;
 pub mod stream;
 pub mod telemetry;
+pub mod tracking;
 pub mod upstream;

@@ -18,7 +18,7 @@ use outrigger::policy::section::describe::{Reference, ValueShape};
 use outrigger::policy::sections::model::{
     Accept, Action, Affinity, Auth, Buffer, Callback, Capacity, CapacityUsed, Commit, ErrorRate,
     Keeps, KeyPart, Latency, Manual, Mark, Of, OnCut, Price, Quantile, Queue, QueueWaiting,
-    RespondKind, Scope, Sign, StoreAll, Usage,
+    RespondKind, Scope, Sign, SlowerThanBaseline, StoreAll, Usage,
 };
 use outrigger::policy::yaml::diagnostic::{self, Diagnostic, Severity};
 use outrigger::policy::{Loaded, SourceFile, Sources, diff, json_schema, load, presets, sections};
@@ -459,11 +459,13 @@ fn keys_of_degradations_are_read() {
     let (of, over) = (Of::Provider(openai), seconds(60));
     let threshold = Quantile { quantile: 0.95, above: seconds(8) };
     let slow = Sign::Latency(Latency { of, threshold, over, min_requests });
+    let slower = SlowerThanBaseline { of: Of::Provider(openai), factor: Some(1.5) };
     let when = Condition::Any(vec![
         Condition::Is(Sign::BreakerOpen(openai)),
         Condition::All(vec![Condition::Is(rate), Condition::Is(slow)]),
         Condition::Is(Sign::QueueWaiting(QueueWaiting { queue: 0, above: 400 })),
         Condition::Is(Sign::CapacityUsed(CapacityUsed { provider: openai, above: 0.9 })),
+        Condition::Is(Sign::SlowerThanBaseline(slower)),
     ]);
     assert_eq!((brownout.mode, &brownout.when), (EnforcementMode::Shadow, &when));
     assert_eq!((brownout.hold, brownout.recover_after), (seconds(5), seconds(30)));

@@ -1,4 +1,4 @@
-//! The control plane: admin API, policy watcher and degradation, on a thread of their own.
+//! The control plane: admin API, policy watcher, tracking and degradation, on a thread of their own.
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::admin::{self, AdminState};
 use crate::degradation;
 use crate::snapshot::loader::Loader;
 use crate::snapshot::watch::{ReloadChannel, ReloadTrigger, watch};
+use crate::tracking;
 use crate::upstream::Resolver;
 
 /// The parts that the control thread runs with.
@@ -58,6 +59,7 @@ impl ControlPlane {
                 self.watch_events,
                 self.poll,
             ),
+            tracking::run(Arc::clone(&live)),
             degradation::run(current, live, Arc::clone(episodes), self.resolver),
         );
     }

@@ -10,8 +10,10 @@ use crate::live::degradation::episode::SignalReading;
 use crate::live::degradation::mode::{ModeCell, Modes};
 use crate::live::degradation::outcome_window::{OutcomeWindow, WindowKind};
 use crate::live::queue::QueueLive;
+use crate::live::tracking::regressions::{Regressions, SeriesOf};
 use crate::policy::sections::model::{
-    Action, CapacityUsed, Degradation, ErrorRate, Latency, Of, Policy, Quantile, QueueWaiting, Sign,
+    Action, CapacityUsed, Degradation, ErrorRate, Latency, Of, Policy, Quantile, QueueWaiting,
+    Sign, SlowerThanBaseline,
 };
 use crate::resilience::condition::Condition;
 
@@ -54,6 +56,11 @@ enum SignalSource {
     CapacityUsed {
         of: Arc<Provider>,
         above: f64,
+    },
+    SlowerThanBaseline {
+        regressions: Arc<Regressions>,
+        of: SeriesOf,
+        factor: f64,
     },
     /// A mode without a condition, or a route without a queue or limit.
     Never,
@@ -158,6 +165,14 @@ impl SignalSource {
             Sign::CapacityUsed(CapacityUsed { provider, above }) => {
                 SignalSource::CapacityUsed { of: Arc::clone(&providers[*provider]), above: *above }
             }
+            Sign::SlowerThanBaseline(SlowerThanBaseline { of, factor }) => {
+                let regressions = Arc::clone(&live.regressions);
+                let factor = factor.unwrap_or(0.0);
+                match series_of(policy, of) {
+                    Some(of) => SignalSource::SlowerThanBaseline { regressions, of, factor },
+                    None => SignalSource::Never,
+                }
+            }
             Sign::Manual(_) => SignalSource::Never,
         }
     }
@@ -181,8 +196,19 @@ impl SignalSource {
                 above(Some(of.waiting() as f64), *bound as f64)
             }
             SignalSource::CapacityUsed { of, above: bound } => above(Some(of.used(now)), *bound),
+            SignalSource::SlowerThanBaseline { regressions, of, factor } => {
+                above(regressions.slowdown(of), *factor)
+            }
             SignalSource::Never => (None, false),
         }
+    }
+}
+
+fn series_of(policy: &Policy, subject: &Of) -> Option<SeriesOf> {
+    match subject {
+        Of::Route(index) => Some(SeriesOf::Route(policy.routes[*index].name.clone())),
+        Of::Provider(index) => Some(SeriesOf::Provider(policy.providers[*index].name.clone())),
+        Of::Disabled => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Recent events for the admin API: breaker transitions, holds, reloads.
+//! Recent events for the admin API: breaker transitions, holds, reloads, regressions.
 //!
 //! A ring of bounded size in memory. An event is rare (a change of state, never a request), so a
 //! short lock is enough.
@@ -20,7 +20,7 @@ const KEPT: usize = 1000;
 pub struct Event {
     /// RFC 3339.
     pub at: String,
-    /// `breaker`, `policy`, `degradation`, `fleet`, `override`, `job_dead` or `job_expired`.
+    /// `breaker`, `policy`, `degradation`, `fleet`, `override`, `regression`, `job_dead` or `job_expired`.
     pub kind: Cow<'static, str>,
     /// The key of the changed object, such as `openai/api.openai.com:443/gpt-4o`.
     pub key: String,

@@ -117,6 +117,13 @@ labels! {
         attempt: &'static str,
         currency: String,
     }
+    RegressionLabels by route_and_provider {
+        route: String,
+        provider: String,
+        model: String,
+        /// `p50`, `p95`, `first_content`, `tokens_per_second` or `error_rate`.
+        measure: &'static str,
+    }
     QueueLabels by queue { queue: String, }
     ClassLabels by queue { queue: String, class: String, }
     ShedLabels by queue { queue: String, class: String, reason: &'static str, }

@@ -179,6 +179,10 @@ metrics! {
     degradation_signal: series Ratio [SignalLabels], "Current value of a signal of a mode's condition: seconds, a share or a count; 1 for true";
     degradation_notifications: series Counter [NotificationLabels], "Notifications of degradation modes, by result";
 
+    regression_active: series Level [RegressionLabels], "1 while a measure of the calls of a route, provider and model is worse than its baseline";
+    regressions: series Counter [RegressionLabels], "Regressions detected: a measure became worse than its baseline";
+    host_regression: single Level, "1 while most series are worse than their baselines, so that this host or its network is the likely cause";
+
     jobs: family Level [JobLabels], "Jobs in the store, by queue and state";
     job_oldest_ready_seconds: family Ratio [QueueLabels], "Age of the oldest job that is ready to run";
     job_deliveries: series Counter [DeliveryLabels], "Runs of jobs and deliveries of results, by result";

@@ -83,6 +83,8 @@ one_of! {
         QueueWaiting "queue_waiting": QueueWaiting;
         /// The largest used share of a provider's `capacity`.
         CapacityUsed "capacity_used": CapacityUsed;
+        /// Calls that are slower than usual.
+        SlowerThanBaseline "slower_than_baseline": SlowerThanBaseline;
         /// `true`: the mode is entered by an operator only.
         Manual "manual": Manual;
     }
@@ -137,6 +139,17 @@ section! {
         provider "of": usize as NameOf<ProviderPolicy>, like "openai";
         /// The condition holds above this share.
         above: f64 as Share, in ABOVE_NONE..=BELOW_ALL, like "90%";
+    }
+}
+
+section! {
+    /// A latency, a time to the first content or a token rate is worse than its baseline, which is learned from the last day.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct SlowerThanBaseline {
+        /// A route or a provider: any of its models.
+        of: Of, like "openai";
+        /// The condition holds only while it is more than this many times as slow.
+        factor: Option<f64> = None => "any detected regression", in 1.0..=100.0;
     }
 }
 

@@ -160,6 +160,7 @@ pub mod model {
     pub use super::cache::{Cache, Keeps, KeyPart, StoreAll};
     pub use super::degradation::{
         CapacityUsed, Degradation, ErrorRate, Latency, Manual, Of, Quantile, QueueWaiting, Sign,
+        SlowerThanBaseline,
     };
     pub use super::matcher::{Match, PathPattern};
     pub use super::provider::{Address, Capacity, ProviderPolicy, Timeouts};

@@ -127,6 +127,15 @@ impl Regression {
     pub fn ratio(&self) -> Option<f64> {
         (self.before > 0.0).then(|| self.current / self.before)
     }
+
+    /// How many times as slow as the baseline; none for an error rate.
+    pub fn slowdown(&self, measure: Measure) -> Option<f64> {
+        match measure {
+            Measure::P50 | Measure::P95 | Measure::FirstContent => self.ratio(),
+            Measure::TokensPerSecond => self.ratio().filter(|r| *r > 0.0).map(f64::recip),
+            Measure::ErrorRate => None,
+        }
+    }
 }
 
 impl Detector {

@@ -1,0 +1,44 @@
+//! Watches the calls of all series for regressions, off the request path.
+//!
+//! Every 10 s the calls of each route, provider and model are rolled up and compared with the
+//! baseline of their series (`docs/design/baselines.md`). A regression is logged, counted and kept as
+//! an event, and degradation modes read it (`slower_than_baseline`).
+
+mod report;
+mod tracker;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{MissedTickBehavior, interval_at};
+
+use crate::clock;
+use crate::live::Live;
+use crate::resilience::baseline::LEARNING_BLOCKS;
+use crate::resilience::baseline::measure::ROLL_UP_SECONDS;
+use crate::tracking::tracker::Tracker;
+
+const INTERVAL: Duration = Duration::from_secs(ROLL_UP_SECONDS);
+
+/// Tracks the calls until the process ends.
+pub async fn run(live: Arc<Live>) {
+    let started = clock::now();
+    let first = number_of(clock::wall());
+    let mut ticks = interval_at((started + INTERVAL).into(), INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut tracker = Tracker::new(LEARNING_BLOCKS);
+    loop {
+        ticks.tick().await;
+        // The wall clock may be set meanwhile, so it is read once.
+        let number = first + clock::since(started).as_secs() / ROLL_UP_SECONDS;
+        tracker.roll_up(&live, number, clock::draw);
+    }
+}
+
+/// The roll-up of a time.
+fn number_of(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / ROLL_UP_SECONDS
+}

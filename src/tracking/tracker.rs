@@ -1,0 +1,136 @@
+//! The baselines of all series, and which of them alarm.
+
+use std::collections::BTreeMap;
+
+use super::report::{self, AlarmEnd, AlarmKey};
+use crate::live::Live;
+use crate::live::tracking::call_recorder::CallRecorder;
+use crate::live::tracking::regressions::{SeriesKey, SlowSeries};
+use crate::resilience::baseline::detector::{DetectorStatus, Regression};
+use crate::resilience::baseline::measure::Measure;
+use crate::resilience::baseline::{AlarmScope, SeriesBaseline, alarm_scope};
+
+/// A calibration takes about a millisecond, and each detector needs one in an hour.
+const CALIBRATIONS_AT_ONCE: usize = 4;
+
+/// Standing alarms, ordered by their series.
+type Alarms = BTreeMap<AlarmKey, Regression>;
+
+#[derive(Debug)]
+pub struct Tracker {
+    learning_blocks: u32,
+    series: BTreeMap<SeriesKey, SeriesBaseline>,
+    /// The alarms that are attributed to providers; none while the host is the likely cause.
+    reported: Alarms,
+    is_host: bool,
+}
+
+impl Tracker {
+    /// `learning_blocks`: the blocks of 10 minutes to learn before there are alarms.
+    pub fn new(learning_blocks: u32) -> Self {
+        Tracker {
+            learning_blocks,
+            series: BTreeMap::new(),
+            reported: Alarms::new(),
+            is_host: false,
+        }
+    }
+
+    /// Takes the calls since the last roll-up, and reports the alarms that start or end. `draw` is
+    /// in [0, 1).
+    pub fn roll_up(&mut self, live: &Live, number: u64, draw: impl Fn() -> f64) {
+        let recorders = live.call_recorders();
+        let is_recorded = |key: &SeriesKey| {
+            recorders.iter().any(|one| one.route == key.route && one.provider == key.provider)
+        };
+        self.series.retain(|key, _| is_recorded(key));
+        recorders.iter().for_each(|recorder| self.observe(recorder, number));
+        self.report(live, number);
+        self.calibrate(draw);
+    }
+
+    fn observe(&mut self, recorder: &CallRecorder, number: u64) {
+        for (model, calls) in recorder.take() {
+            let (route, provider) = (recorder.route.clone(), recorder.provider.clone());
+            let key = SeriesKey { route, provider, model };
+            let new = || SeriesBaseline::new(self.learning_blocks);
+            let _ = self.series.entry(key).or_insert_with(new).observe(&calls.roll_up(number));
+        }
+    }
+
+    fn report(&mut self, live: &Live, number: u64) {
+        let alarms = self.alarms(number);
+        let is_host = self.is_about_host(&alarms, number);
+        if std::mem::replace(&mut self.is_host, is_host) != is_host {
+            report::host(live, is_host, alarms.len());
+        }
+        let attributed = if is_host { Alarms::new() } else { alarms };
+        let reported = std::mem::replace(&mut self.reported, attributed);
+        for (key, regression) in &self.reported {
+            if !reported.contains_key(key) {
+                report::started(live, key, regression);
+            }
+        }
+        for (key, regression) in &reported {
+            if !self.reported.contains_key(key) {
+                report::ended(live, key, regression, self.end_of(key));
+            }
+        }
+        let slow = self.reported.iter().filter_map(|(AlarmKey { series, measure }, regression)| {
+            let slowdown = regression.slowdown(*measure)?;
+            Some(SlowSeries { key: series.clone(), slowdown })
+        });
+        live.regressions.replace(slow.collect());
+    }
+
+    /// Why an alarm is not reported any longer.
+    fn end_of(&self, key: &AlarmKey) -> AlarmEnd {
+        let detector = self.series.get(&key.series).map(|series| series.detector(key.measure));
+        match detector {
+            _ if self.is_host => AlarmEnd::Host,
+            Some(detector) if detector.regression().is_none() => AlarmEnd::Recovered,
+            _ => AlarmEnd::NoCalls,
+        }
+    }
+
+    /// The standing alarms. One without calls does not count: a degradation mode may have taken
+    /// them away, and only calls can tell whether it is over.
+    fn alarms(&self, number: u64) -> Alarms {
+        let mut alarms = Alarms::new();
+        for (series, baseline) in &self.series {
+            for measure in Measure::ALL {
+                let detector = baseline.detector(measure);
+                if detector.status(number) == DetectorStatus::Alarm
+                    && let Some(regression) = detector.regression()
+                {
+                    alarms.insert(AlarmKey { series: series.clone(), measure }, regression);
+                }
+            }
+        }
+        alarms
+    }
+
+    /// Whether most series alarm. Those of a single provider accuse the provider, even if there are
+    /// no others.
+    fn is_about_host(&self, alarms: &Alarms, number: u64) -> bool {
+        let mut providers = alarms.keys().map(|key| &key.series.provider);
+        let first = providers.next();
+        let several = providers.any(|provider| Some(provider) != first);
+        let statuses = self.series.values().map(|series| series.status(number));
+        several && alarm_scope(statuses) == AlarmScope::Host
+    }
+
+    fn calibrate(&mut self, draw: impl Fn() -> f64) {
+        let mut left = CALIBRATIONS_AT_ONCE;
+        for series in self.series.values_mut() {
+            while left > 0 && series.calibrate(&draw) {
+                left -= 1;
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub fn status(&self, key: &SeriesKey, number: u64) -> Option<DetectorStatus> {
+        self.series.get(key).map(|series| series.status(number))
+    }
+}
