@@ -272,7 +272,7 @@ fn conclude(
 fn first_content(received: &ReceivedResponse, report: &AttemptReport) -> Option<FirstContent> {
     let reader = received.reader.as_ref()?;
     let began = report.class == AttemptClass::Success && reader.is_ready() && !reader.is_document();
-    began.then(|| FirstContent { started: received.selection.started, after: report.took })
+    began.then_some(FirstContent { started: received.selection.started, after: report.took })
 }
 
 /// A response whose body continues after the commit.
