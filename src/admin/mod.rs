@@ -6,12 +6,12 @@
 //! and health alone, for scrapes from outside the pod.
 
 mod auth;
+pub mod benchmarks;
 pub mod breakers;
 pub mod caches;
 pub mod change;
 pub mod degradation;
 pub mod error;
-mod fleet;
 pub mod jobs;
 mod listener;
 mod metrics;
@@ -27,6 +27,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use axum::middleware::{from_fn, from_fn_with_state};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
 pub use auth::{Access, Token, TokenError, read_token};
@@ -41,6 +42,7 @@ use crate::live::Live;
 use crate::snapshot::CurrentSnapshot;
 use crate::snapshot::loader::Loader;
 use crate::store::Store;
+use crate::tracking::tracker::Tracker;
 
 /// The parts of the sidecar that the API reads and changes.
 #[derive(Debug)]
@@ -61,6 +63,7 @@ pub struct AdminState {
     /// `None`: the host is in no fleet.
     pub fleet: Option<Fleet>,
     pub episodes: Arc<EpisodeHistory>,
+    pub tracker: Arc<Mutex<Tracker>>,
 }
 
 fn all_routes() -> ApiRoutes {
@@ -72,8 +75,8 @@ fn all_routes() -> ApiRoutes {
         .merge(queue::routes())
         .merge(jobs::routes())
         .merge(caches::routes())
-        .merge(fleet::routes())
         .merge(selection::routes())
+        .merge(benchmarks::routes())
         .with_index()
 }
 

@@ -1,5 +1,5 @@
-//! `/api/status` and `/api/policies`: an overview of the sidecar, its providers and its routes, and the
-//! result of the last load of the policy.
+//! `/api/status`, `/api/policies` and `/api/fleet`: an overview of the sidecar, its providers and its
+//! routes, the result of the last load of the policy, and the hosts of the fleet.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::AdminState;
 use super::breakers::HeldEndpoint;
+use super::error::{ApiError, ApiErrorKind};
 use super::routes::{ApiJson, ApiRoutes};
 use crate::clock;
+use crate::fleet::status::FleetStatus;
 use crate::live::operator_override::ActiveOverride;
 use crate::snapshot::loader::PolicyStatus;
 use crate::snapshot::obstacle::EndpointObstacle;
@@ -91,6 +93,22 @@ pub fn routes() -> ApiRoutes {
              change.",
             policies,
         )
+        .get::<FleetStatus, _>(
+            "/api/fleet",
+            "Reports the hosts of the fleet, shared breakers, holds, limits and overrides. 404 \
+             without `--redis`.",
+            fleet,
+        )
+}
+
+async fn fleet(State(admin): State<Arc<AdminState>>) -> Result<ApiJson<FleetStatus>, ApiError> {
+    match &admin.fleet {
+        Some(fleet) => Ok(ApiJson(fleet.status().await)),
+        None => {
+            let detail = "this host is in no fleet (start it with --redis)";
+            Err(ApiError::new(ApiErrorKind::NoFleet, detail))
+        }
+    }
 }
 
 async fn policies(State(admin): State<Arc<AdminState>>) -> ApiJson<PolicyStatus> {

@@ -63,6 +63,7 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
         live,
         current,
         episodes: Arc::new(EpisodeHistory::new(store.clone())),
+        tracker: Arc::default(),
         store,
     });
     // Before the first log line that announces the process: an unhandled signal would end it.

@@ -5,7 +5,7 @@
 //! an event, and degradation modes read it (`slower_than_baseline`).
 
 mod report;
-mod tracker;
+pub mod tracker;
 
 #[cfg(test)]
 mod tests;
@@ -13,28 +13,27 @@ mod tests;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use crate::clock;
 use crate::live::Live;
-use crate::resilience::baseline::LEARNING_BLOCKS;
 use crate::resilience::baseline::measure::ROLL_UP_SECONDS;
 use crate::tracking::tracker::Tracker;
 
 const INTERVAL: Duration = Duration::from_secs(ROLL_UP_SECONDS);
 
 /// Tracks the calls until the process ends.
-pub async fn run(live: Arc<Live>) {
+pub async fn run(live: Arc<Live>, tracker: Arc<Mutex<Tracker>>) {
     let started = clock::now();
     let first = number_of(clock::wall());
     let mut ticks = interval_at((started + INTERVAL).into(), INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut tracker = Tracker::new(LEARNING_BLOCKS);
     loop {
         ticks.tick().await;
         // The wall clock may be set meanwhile, so it is read once.
         let number = first + clock::since(started).as_secs() / ROLL_UP_SECONDS;
-        tracker.roll_up(&live, number, clock::draw);
+        tracker.lock().roll_up(&live, number, clock::draw);
     }
 }
 

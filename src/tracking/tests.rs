@@ -114,7 +114,8 @@ impl Tracked {
             provider: provider.to_owned(),
             model: "m".to_owned(),
         };
-        self.tracker.status(&key, self.number)
+        let series = self.tracker.series().find(|(one, _)| **one == key);
+        series.map(|(_, series)| series.baseline.status(self.tracker.number()))
     }
 
     /// Whether the condition of a mode holds.

@@ -8,7 +8,7 @@ use crate::live::tracking::call_recorder::CallRecorder;
 use crate::live::tracking::regressions::{SeriesKey, SlowSeries};
 use crate::resilience::baseline::detector::{DetectorStatus, Regression};
 use crate::resilience::baseline::measure::Measure;
-use crate::resilience::baseline::{AlarmScope, SeriesBaseline, alarm_scope};
+use crate::resilience::baseline::{AlarmScope, LEARNING_BLOCKS, SeriesBaseline, alarm_scope};
 
 /// A calibration takes about a millisecond, and each detector needs one in an hour.
 const CALIBRATIONS_AT_ONCE: usize = 4;
@@ -19,10 +19,27 @@ type Alarms = BTreeMap<AlarmKey, Regression>;
 #[derive(Debug)]
 pub struct Tracker {
     learning_blocks: u32,
-    series: BTreeMap<SeriesKey, SeriesBaseline>,
+    series: BTreeMap<SeriesKey, TrackedSeries>,
+    /// The last roll-up.
+    number: u64,
     /// The alarms that are attributed to providers; none while the host is the likely cause.
     reported: Alarms,
     is_host: bool,
+}
+
+/// One series.
+#[derive(Debug)]
+pub struct TrackedSeries {
+    pub baseline: SeriesBaseline,
+    /// Calls so far.
+    pub calls: u64,
+    pub failed: u64,
+}
+
+impl Default for Tracker {
+    fn default() -> Self {
+        Tracker::new(LEARNING_BLOCKS)
+    }
 }
 
 impl Tracker {
@@ -31,6 +48,7 @@ impl Tracker {
         Tracker {
             learning_blocks,
             series: BTreeMap::new(),
+            number: 0,
             reported: Alarms::new(),
             is_host: false,
         }
@@ -39,28 +57,52 @@ impl Tracker {
     /// Takes the calls since the last roll-up, and reports the alarms that start or end. `draw` is
     /// in [0, 1).
     pub fn roll_up(&mut self, live: &Live, number: u64, draw: impl Fn() -> f64) {
+        self.number = number;
         let recorders = live.call_recorders();
         let is_recorded = |key: &SeriesKey| {
             recorders.iter().any(|one| one.route == key.route && one.provider == key.provider)
         };
         self.series.retain(|key, _| is_recorded(key));
-        recorders.iter().for_each(|recorder| self.observe(recorder, number));
-        self.report(live, number);
+        recorders.iter().for_each(|recorder| self.observe(recorder));
+        self.report(live);
         self.calibrate(draw);
     }
 
-    fn observe(&mut self, recorder: &CallRecorder, number: u64) {
+    /// Every series, in order.
+    pub fn series(&self) -> impl Iterator<Item = (&SeriesKey, &TrackedSeries)> {
+        self.series.iter()
+    }
+
+    /// The last roll-up.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Most series are worse than their baselines.
+    pub fn is_host(&self) -> bool {
+        self.is_host
+    }
+
+    fn observe(&mut self, recorder: &CallRecorder) {
         for (model, calls) in recorder.take() {
             let (route, provider) = (recorder.route.clone(), recorder.provider.clone());
             let key = SeriesKey { route, provider, model };
-            let new = || SeriesBaseline::new(self.learning_blocks);
-            let _ = self.series.entry(key).or_insert_with(new).observe(&calls.roll_up(number));
+            let new = || TrackedSeries {
+                baseline: SeriesBaseline::new(self.learning_blocks),
+                calls: 0,
+                failed: 0,
+            };
+            let (series, roll_up) =
+                (self.series.entry(key).or_insert_with(new), calls.roll_up(self.number));
+            series.calls += u64::from(roll_up.calls);
+            series.failed += u64::from(roll_up.failed);
+            let _ = series.baseline.observe(&roll_up);
         }
     }
 
-    fn report(&mut self, live: &Live, number: u64) {
-        let alarms = self.alarms(number);
-        let is_host = self.is_about_host(&alarms, number);
+    fn report(&mut self, live: &Live) {
+        let alarms = self.alarms();
+        let is_host = self.is_about_host(&alarms);
         if std::mem::replace(&mut self.is_host, is_host) != is_host {
             report::host(live, is_host, alarms.len());
         }
@@ -85,7 +127,8 @@ impl Tracker {
 
     /// Why an alarm is not reported any longer.
     fn end_of(&self, key: &AlarmKey) -> AlarmEnd {
-        let detector = self.series.get(&key.series).map(|series| series.detector(key.measure));
+        let detector =
+            self.series.get(&key.series).map(|series| series.baseline.detector(key.measure));
         match detector {
             _ if self.is_host => AlarmEnd::Host,
             Some(detector) if detector.regression().is_none() => AlarmEnd::Recovered,
@@ -95,12 +138,12 @@ impl Tracker {
 
     /// The standing alarms. One without calls does not count: a degradation mode may have taken
     /// them away, and only calls can tell whether it is over.
-    fn alarms(&self, number: u64) -> Alarms {
+    fn alarms(&self) -> Alarms {
         let mut alarms = Alarms::new();
-        for (series, baseline) in &self.series {
+        for (series, tracked) in &self.series {
             for measure in Measure::ALL {
-                let detector = baseline.detector(measure);
-                if detector.status(number) == DetectorStatus::Alarm
+                let detector = tracked.baseline.detector(measure);
+                if detector.status(self.number) == DetectorStatus::Alarm
                     && let Some(regression) = detector.regression()
                 {
                     alarms.insert(AlarmKey { series: series.clone(), measure }, regression);
@@ -112,25 +155,20 @@ impl Tracker {
 
     /// Whether most series alarm. Those of a single provider accuse the provider, even if there are
     /// no others.
-    fn is_about_host(&self, alarms: &Alarms, number: u64) -> bool {
+    fn is_about_host(&self, alarms: &Alarms) -> bool {
         let mut providers = alarms.keys().map(|key| &key.series.provider);
         let first = providers.next();
         let several = providers.any(|provider| Some(provider) != first);
-        let statuses = self.series.values().map(|series| series.status(number));
+        let statuses = self.series.values().map(|series| series.baseline.status(self.number));
         several && alarm_scope(statuses) == AlarmScope::Host
     }
 
     fn calibrate(&mut self, draw: impl Fn() -> f64) {
         let mut left = CALIBRATIONS_AT_ONCE;
         for series in self.series.values_mut() {
-            while left > 0 && series.calibrate(&draw) {
+            while left > 0 && series.baseline.calibrate(&draw) {
                 left -= 1;
             }
         }
-    }
-
-    #[cfg(test)]
-    pub fn status(&self, key: &SeriesKey, number: u64) -> Option<DetectorStatus> {
-        self.series.get(key).map(|series| series.status(number))
     }
 }

@@ -66,5 +66,6 @@ mod retries;
 mod sdk;
 mod secrets;
 mod streams;
+mod tracking;
 mod unsupported;
 mod uploads;

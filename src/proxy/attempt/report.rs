@@ -172,8 +172,14 @@ pub fn report_evidence(
     if let Some(outcomes) = &target.provider.outcomes {
         outcomes.record(bad, is_latency.then_some(took), now);
     }
-    let result = if bad { CallResult::Failed } else { CallResult::Succeeded(took) };
-    target.recorder.record(target.model, result);
+    // Other classes, such as a rejected credential, do not show how fast or reliable the provider is.
+    let result = match class {
+        AttemptClass::Success => Some(CallResult::Succeeded(took)),
+        _ => bad.then_some(CallResult::Failed),
+    };
+    if let Some(result) = result {
+        target.recorder.record(target.model, result);
+    }
     reported
 }
 

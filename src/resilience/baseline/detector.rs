@@ -21,6 +21,7 @@ use super::calibration::{
 use super::measure::{Measure, Reading};
 use super::profile::{BLOCK, BlockSummary, DAY, Expectation, Profile};
 use crate::resilience::medians::median;
+use crate::resilience::words::words;
 
 /// Readings that a confirmation looks at, and how many of them must be past the bound.
 const CONFIRMED_OF: usize = 6;
@@ -40,15 +41,16 @@ const THRESHOLD_KEPT: f64 = 0.99;
 const MOST_VALUE: f64 = 1e6;
 const HISTORY: usize = DAY * BLOCK as usize;
 
-/// The state of a detector that a caller can see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DetectorStatus {
-    /// No reading in the last 10 minutes. It says nothing else, not even that an alarm is over.
-    NotEnoughData,
-    /// The baseline is not complete yet, so there are no alarms.
-    Learning,
-    Normal,
-    Alarm,
+words! {
+    /// The state of a detector that a caller can see.
+    pub enum DetectorStatus {
+        /// No reading in the last 10 minutes. It says nothing else, not even that an alarm is over.
+        NotEnoughData = "not_enough_data",
+        /// The baseline is not complete yet, so there are no alarms.
+        Learning = "learning",
+        Normal = "normal",
+        Alarm = "alarm",
+    }
 }
 
 /// A regression, as figures that a person knows: seconds, tokens per second, a share.
@@ -221,6 +223,12 @@ impl Detector {
         self.state.open.expectation.map(|expected| self.measure.figure(expected.level))
     }
 
+    /// The median of the last six readings, as a figure; none while there is no baseline.
+    pub fn current(&self) -> Option<f64> {
+        let mut recent: Vec<_> = self.state.recent.iter().copied().collect();
+        median(&mut recent).map(|current| self.measure.figure(current.into()))
+    }
+
     /// The roll-ups from a lasting change to the alarm, as expected from the series' noise: the
     /// change is a difference of logarithms, or of error rates. None: it would not be found.
     pub fn roll_ups_to_detect(&self, change: f64, calls: u32) -> Option<u32> {
@@ -303,9 +311,8 @@ impl Detector {
     }
 
     fn figures(&self, since: u64, level: f64) -> Regression {
-        let mut recent: Vec<_> = self.state.recent.iter().copied().collect();
-        let current = median(&mut recent).map_or(level, f64::from);
-        let (before, current) = (self.measure.figure(level), self.measure.figure(current));
+        let before = self.measure.figure(level);
+        let current = self.current().unwrap_or(before);
         Regression { since, before, current }
     }
 
