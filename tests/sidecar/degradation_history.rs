@@ -198,6 +198,11 @@ fn a_webhook_is_notified_of_each_entry_and_exit_and_at_least_of_the_last_state()
     assert_eq!(entered["cause"], "manual override, by ann: a drill");
     assert!(entered["text"].as_str().is_some_and(|text| text.starts_with("brownout entered on ")));
     assert_eq!(hook.requests()[0].headers.get("webhook-id"), again.headers.get("webhook-id"));
+    let notifications = |sidecar: &Sidecar, result: &str| {
+        let labels = format!(r#"{{mode="brownout",result="{result}"}}"#);
+        sidecar.metric(&format!("outrigger_degradation_notifications_total{labels}"))
+    };
+    sidecar.wait_until(|sidecar| notifications(sidecar, "sent") == Some(1.0));
     let shed = sidecar.send(&chat().header("x-outrigger-priority", "low"));
     assert_eq!(shed.status, 503);
     // The end of a short episode is reported at once.
@@ -211,10 +216,6 @@ fn a_webhook_is_notified_of_each_entry_and_exit_and_at_least_of_the_last_state()
     for action in ["enter", "auto", "enter"] {
         post_mode(&sidecar, action, "brownout", &json!({ "reason": "again" }));
     }
-    let notifications = |sidecar: &Sidecar, result: &str| {
-        let labels = format!(r#"{{mode="brownout",result="{result}"}}"#);
-        sidecar.metric(&format!("outrigger_degradation_notifications_total{labels}"))
-    };
     sidecar.wait_until(|sidecar| notifications(sidecar, "sent") == Some(2.0));
     assert_eq!(notifications(&sidecar, "failed"), Some(1.0));
     let shown = api(&sidecar, "/api/degradation").to_string();
