@@ -124,7 +124,10 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
     let (method, uri) = (incoming.method().clone(), incoming.uri().clone());
     let matched = route.as_ref().ok().cloned();
     let mut record = AccessRecord::new(worker, client, matched, method, uri, started);
-    record.request_id = RequestId::take(incoming.headers_mut());
+    let marks = HeaderMarks::of(incoming.headers());
+    if marks.has(HeaderMarks::REQUEST_ID) {
+        record.request_id = RequestId::take(incoming.headers_mut());
+    }
     let route = match route {
         Ok(route) => route,
         Err(problem) if problem.kind == ProblemKind::NotFound => {
@@ -132,7 +135,6 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
         }
         Err(problem) => return Accepted::Refused { record, problem },
     };
-    let marks = HeaderMarks::of(incoming.headers());
     let is_upgrade = headers::requests_upgrade(incoming.version(), incoming.headers(), marks);
     let store = worker.store.as_ref().filter(|_| !is_upgrade);
     let options = match RequestOptions::read(incoming.headers(), marks, &route, store.is_some()) {
@@ -140,7 +142,7 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
         Err(problem) => return Accepted::Refused { record, problem },
     };
     let RequestOptions { overrides, class, flow, job } = options;
-    record.note_origin(incoming.headers(), class);
+    record.note_origin(incoming.headers(), marks.has(HeaderMarks::TRACEPARENT), class);
     // Before any header ends here: a caller is known by all that it sent.
     let needs_identity = route.cache.is_some() || job.is_some();
     let identity = needs_identity.then(|| CallerIdentity::of(incoming.headers(), incoming.uri()));

@@ -157,12 +157,15 @@ impl AccessRecord {
         self.route.as_ref().is_some_and(|route| route.access_log.is_some())
     }
 
-    /// Takes from the headers of the request what the log says of its origin.
-    pub fn note_origin(&mut self, headers: &HeaderMap, class: usize) {
+    /// Takes from the headers of the request what the log says of its origin. `has_trace`: there is a
+    /// `traceparent`.
+    pub fn note_origin(&mut self, headers: &HeaderMap, has_trace: bool, class: usize) {
         let Some(route) = self.route.as_ref().filter(|route| route.access_log.is_some()) else {
             return;
         };
-        self.trace_id = TraceId::of(headers);
+        if has_trace {
+            self.trace_id = TraceId::of(headers);
+        }
         if let Some(queue) = &route.queue {
             let flow = queue.policy.flow.as_ref();
             self.flow = flow.and_then(|flow| headers.get(&flow.header)).cloned();

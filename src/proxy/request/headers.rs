@@ -46,22 +46,24 @@ const HOP: [HeaderName; 9] = [
 /// headers and almost none of these, so a lookup of each name would cost more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeaderMarks {
-    marks: u8,
+    marks: u16,
     /// A bit for each name, as a filter: different names may have the same.
     names: u64,
 }
 
 impl HeaderMarks {
     /// A hop-by-hop header other than `Connection`.
-    pub const HOP: u8 = 1;
-    pub const CONNECTION: u8 = 1 << 1;
-    pub const UPGRADE: u8 = 1 << 2;
+    pub const HOP: u16 = 1;
+    pub const CONNECTION: u16 = 1 << 1;
+    pub const UPGRADE: u16 = 1 << 2;
     /// An `x-outrigger-*` header.
-    pub const OVERRIDE: u8 = 1 << 3;
-    pub const PREFER: u8 = 1 << 4;
-    pub const CONTENT_ENCODING: u8 = 1 << 5;
-    pub const IDEMPOTENCY_KEY: u8 = 1 << 6;
-    pub const ACCEPT: u8 = 1 << 7;
+    pub const OVERRIDE: u16 = 1 << 3;
+    pub const PREFER: u16 = 1 << 4;
+    pub const CONTENT_ENCODING: u16 = 1 << 5;
+    pub const IDEMPOTENCY_KEY: u16 = 1 << 6;
+    pub const ACCEPT: u16 = 1 << 7;
+    pub const REQUEST_ID: u16 = 1 << 8;
+    pub const TRACEPARENT: u16 = 1 << 9;
 
     /// The marks of these headers.
     pub fn of(headers: &HeaderMap) -> HeaderMarks {
@@ -71,7 +73,7 @@ impl HeaderMarks {
         })
     }
 
-    pub fn has(self, mark: u8) -> bool {
+    pub fn has(self, mark: u16) -> bool {
         self.marks & mark != 0
     }
 
@@ -86,7 +88,7 @@ fn name_bit(name: &str) -> u64 {
     1 << ((name.len() * 5 + usize::from(first)) % 64)
 }
 
-fn mark_of(name: &str) -> u8 {
+fn mark_of(name: &str) -> u16 {
     // The length tells almost all other names apart.
     match name.len() {
         2 if name == "te" => HeaderMarks::HOP,
@@ -96,6 +98,8 @@ fn mark_of(name: &str) -> u8 {
         7 if name == "upgrade" => HeaderMarks::HOP | HeaderMarks::UPGRADE,
         10 if name == "connection" => HeaderMarks::CONNECTION,
         10 if name == "keep-alive" => HeaderMarks::HOP,
+        11 if name == "traceparent" => HeaderMarks::TRACEPARENT,
+        12 if name == "x-request-id" => HeaderMarks::REQUEST_ID,
         15 if name == "idempotency-key" => HeaderMarks::IDEMPOTENCY_KEY,
         16 if name == "content-encoding" => HeaderMarks::CONTENT_ENCODING,
         16 if name == "proxy-connection" => HeaderMarks::HOP,
