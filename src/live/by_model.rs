@@ -3,10 +3,10 @@
 //! Model names come from the application, so the number of values is bounded: the first 64 models
 //! have one each, the others share one. A scan of a short list costs less than a hash.
 
-/// Models with a value of their own.
-const MODELS: usize = 64;
-/// A longer name counts as `other`.
-const LONGEST: usize = 128;
+/// Most models with a value or a state of their own.
+pub const MAX_MODELS: usize = 64;
+/// A model with a longer name has none of its own.
+pub const MAX_MODEL_NAME: usize = 128;
 /// Label of the models past the bounds.
 const OTHERS: &str = "other";
 /// Label of an unknown model.
@@ -30,9 +30,9 @@ impl<T: Default> ByModel<T> {
         may_add: impl FnOnce() -> bool,
     ) -> (&str, &mut T) {
         let model = model.filter(|model| !model.is_empty()).unwrap_or(UNKNOWN);
-        let model = if model.len() > LONGEST { OTHERS } else { model };
+        let model = if model.len() > MAX_MODEL_NAME { OTHERS } else { model };
         let index = self.find(model).unwrap_or_else(|| {
-            let fits = model == OTHERS || self.0.len() < MODELS && may_add();
+            let fits = model == OTHERS || self.0.len() < MAX_MODELS && may_add();
             let label = if fits { model } else { OTHERS };
             self.find(label).unwrap_or_else(|| {
                 self.0.push((label.into(), T::default()));
@@ -59,13 +59,13 @@ mod tests {
     #[test]
     fn models_past_the_bounds_count_together() {
         let mut counts = ByModel::<u32>::default();
-        for index in 0..MODELS + 10 {
+        for index in 0..MAX_MODELS + 10 {
             *counts.get_or_add(Some(&format!("m{index}")), || true).1 += 1;
         }
-        *counts.get_or_add(Some(&"x".repeat(LONGEST + 1)), || true).1 += 1;
+        *counts.get_or_add(Some(&"x".repeat(MAX_MODEL_NAME + 1)), || true).1 += 1;
         assert_eq!(counts.get_or_add(Some("m3"), || true), ("m3", &mut 1));
         assert_eq!(counts.get_or_add(Some("m64"), || true), (OTHERS, &mut 11));
-        assert_eq!(counts.0.len(), MODELS + 1);
+        assert_eq!(counts.0.len(), MAX_MODELS + 1);
     }
 
     #[test]

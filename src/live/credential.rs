@@ -16,15 +16,12 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use super::by_model::{MAX_MODEL_NAME, MAX_MODELS};
 use super::credential_cell::{CredentialCell, CredentialKey, CredentialWait, QuotaMarks};
 use super::fleet::FleetView;
 use crate::clock;
 use crate::resilience::rate::reported_quota::QuotaReport;
 
-/// Most models with a state of their own at one endpoint.
-pub const MAX_MODELS: usize = 64;
-/// A model with a longer name has no state of its own.
-pub const MAX_MODEL_NAME: usize = 128;
 /// The model of the cell that the models past the bounds share.
 const OTHER_MODELS: &str = "*";
 

@@ -12,7 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 
 use crate::live::Live;
 use crate::live::breaker::cell::{BreakerCell, BreakerKey};
-use crate::live::credential::{CredentialLive, MAX_MODEL_NAME, MAX_MODELS, max_shares};
+use crate::live::by_model::{MAX_MODEL_NAME, MAX_MODELS};
+use crate::live::credential::{CredentialLive, max_shares};
 use crate::live::credential_cell::{CredentialCell, CredentialKey};
 use crate::live::endpoint::EndpointLive;
 use crate::policy::sections::model::{self, Auth, Scope};

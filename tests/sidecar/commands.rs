@@ -127,7 +127,7 @@ fn json_of_the_admin_api_ends_with_a_line_break() {
     let sidecar =
         single_worker(&policy(&[("a", &*a.url(), "")], &crate::fixtures::route("providers: [a]")));
     let fine = sidecar.admin_get("/api/status").1;
-    let wrong = sidecar.admin_send(&Call::post("/api/providers/drain/nobody", "{}")).text();
+    let wrong = sidecar.admin_send(&Call::post("/api/providers/drain/missing", "{}")).text();
     for text in [fine, wrong] {
         assert!(text.ends_with("}\n") && serde_json::from_str::<Value>(&text).is_ok(), "{text}");
     }

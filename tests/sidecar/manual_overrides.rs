@@ -200,7 +200,7 @@ fn an_invalid_change_is_rejected_with_its_reason() {
             404,
             "expected open, close, shadow or reset",
         ),
-        ("/api/providers/drain/nobody", "{}", json_type, 404, "there are: a, b"),
+        ("/api/providers/drain/missing", "{}", json_type, 404, "there are: a, b"),
         ("/api/providers/burn/a", "{}", json_type, 404, "expected drain or undrain"),
         ("/api/providers/drain/a", "{\"for\": \"soon\"}", json_type, 400, "`for`"),
         ("/api/providers/drain/a", "{\"for\": \"90d\"}", json_type, 400, "at most 30d"),

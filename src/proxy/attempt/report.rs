@@ -143,9 +143,11 @@ pub fn report_attempt(
 
 /// The model that was sent, if the policy renames it and the log is to say so.
 fn renamed_model(request: &ProxyRequest, candidate: &EndpointCandidate) -> Option<Box<str>> {
+    if !request.record.is_logged() {
+        return None;
+    }
     let requested = request.record.requested_model.as_deref();
-    let sent = rewrite::model_sent(requested, &candidate.provider.policy)
-        .filter(|_| request.record.is_logged())?;
+    let sent = rewrite::model_sent(requested, &candidate.provider.policy)?;
     (requested != Some(&*sent)).then(|| Box::from(sent))
 }
 

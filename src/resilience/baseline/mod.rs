@@ -3,7 +3,7 @@
 //! A series (the calls of a provider, route and model) is rolled up every 10 s. Each measure of it
 //! has a [`detector::Detector`]. `docs/design/baselines.md` describes the method and its figures.
 //!
-//! A roll-up costs 50 ns for each measure. Every 10 minutes the expectation is computed anew
+//! A roll-up costs 50 ns for each measure. Every 10 minutes the expectation is recomputed
 //! (about 15 us), and every hour the threshold (about a millisecond), in a call of its own, so
 //! that a caller with many series can spread them. A series takes at most 80 KiB, whatever its
 //! traffic.
@@ -84,7 +84,7 @@ impl SeriesBaseline {
         self.detectors.each_ref().map(Detector::state)
     }
 
-    /// Continues from stored states. A state that is not valid starts anew.
+    /// Continues from stored states. A state that is not valid is replaced by a new one.
     pub fn restore(learning_blocks: u32, states: [DetectorState; Measure::ALL.len()]) -> Self {
         let mut states = states.into_iter();
         let detectors = Measure::ALL.map(|measure| {
