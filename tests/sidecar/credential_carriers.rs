@@ -233,7 +233,7 @@ fn no_trailer_carries_a_credential_or_imitates_the_sidecar() {
         thread::scope(|scope| {
             let provider = scope.spawn(|| {
                 let mut wire = peer.accept();
-                wire.read_until("0\r\n");
+                wire.read_until("\r\n0\r\n");
                 let trailers = wire.read_until("\r\n\r\n").to_lowercase();
                 wire.write(
                     "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\
@@ -248,7 +248,7 @@ fn no_trailer_carries_a_credential_or_imitates_the_sidecar() {
                 "POST {CHAT} HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te\r\n\
                  transfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\nx-check: 7\r\n{secrets}\r\n"
             ));
-            wire.read_until("0\r\n");
+            wire.read_until("\r\n0\r\n");
             assert_eq!(wire.read_until("\r\n\r\n").to_lowercase(), "x-sum: 42\r\n\r\n", "{auth}");
             let trailers = provider.join().expect("the provider thread does not panic");
             assert_eq!(trailers, "x-check: 7\r\n\r\n", "{auth}");

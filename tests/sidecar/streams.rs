@@ -290,7 +290,7 @@ fn trailers_are_forwarded_in_both_directions() {
         let provider = scope.spawn(|| {
             let mut wire = peer.accept();
             let head = wire.read_until("\r\n\r\n").to_lowercase();
-            let body = wire.read_until("0\r\n");
+            let body = wire.read_until("\r\n0\r\n");
             let trailers = wire.read_until("\r\n\r\n").to_lowercase();
             wire.write(
                 "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\
@@ -306,7 +306,7 @@ fn trailers_are_forwarded_in_both_directions() {
         ));
         let head = wire.read_until("\r\n\r\n");
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        wire.read_until("0\r\n");
+        wire.read_until("\r\n0\r\n");
         assert_eq!(wire.read_until("\r\n\r\n").to_lowercase(), "x-sum: 42\r\n\r\n");
         let (head, body, trailers) = provider.join().expect("the provider thread does not panic");
         assert!(head.contains("\r\nte: trailers\r\n"), "{head}");
