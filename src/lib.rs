@@ -11,6 +11,7 @@
 //! | 9 | [`cli`] | subcommands: arguments and exit codes |
 //! | 8 | [`app`] | wires the parts: start order, shutdown order |
 //! | 7 | [`admin`] | API, metrics endpoint, manual overrides |
+//! | 6 | [`benchmark`] | runs of benchmarks: load, figures, thresholds |
 //! | 6 | [`jobs`] | the durable queue: dispatch, results, webhooks |
 //! | 5 | [`proxy`] | one request from start to end |
 //! | 5 | [`fleet`] | state that hosts share through Redis: breakers, holds, limits |
@@ -34,6 +35,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod benchmark;
 pub mod cache;
 pub mod cli;
 pub mod clock;

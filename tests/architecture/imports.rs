@@ -8,13 +8,14 @@ use std::fmt::{self, Display, Formatter};
 use crate::source::{Source, Tree, is_identifier, parent};
 
 /// Module of the crate, and its layer.
-const LAYERS: [(&str, u8); 23] = [
+const LAYERS: [(&str, u8); 24] = [
     ("main", 9),
     // Declares the modules and holds nothing else.
     ("lib", 9),
     ("cli", 9),
     ("app", 8),
     ("admin", 7),
+    ("benchmark", 6),
     ("jobs", 6),
     ("benchmark", 6),
     ("proxy", 5),

@@ -1,0 +1,6 @@
+//! Benchmarks: calls that the sidecar makes itself, to learn how fast a route or a provider is.
+//!
+//! A run has a policy snapshot, live state and metrics of its own, so that it changes no breaker, no
+//! budget and no baseline of the application's calls.
+
+pub mod report;
