@@ -46,7 +46,7 @@ pub enum RunState {
     Failed,
 }
 
-/// What started a run.
+/// The cause of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunTrigger {
@@ -55,7 +55,7 @@ pub enum RunTrigger {
     Schedule,
 }
 
-/// What the figures of a run depend on.
+/// The machine and the versions, on which the figures depend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Environment {
     pub host: String,
@@ -73,7 +73,7 @@ pub struct Environment {
 pub struct Arm {
     /// `route chat` or `provider openai`; with the policy in front if there are two.
     pub target: String,
-    pub figures: Figures,
+    pub figures: RunFigures,
     /// At most 120 points, equally spaced.
     pub timeline: Vec<TimelinePoint>,
     /// Calls by latency, ascending; bins without calls are left out.
@@ -82,7 +82,7 @@ pub struct Arm {
 
 /// The figures of the calls after the warm-up.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Figures {
+pub struct RunFigures {
     pub calls: u64,
     pub failed: u64,
     /// Calls by the class of their outcome.
@@ -113,7 +113,7 @@ pub struct Figures {
     pub tokens: Option<TokenTotals>,
     /// By the prices of the policy; absent without them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cost: Option<Cost>,
+    pub cost: Option<RunCost>,
     /// Seconds that calls started late because this machine was busy; the 99th percentile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lateness: Option<f64>,
@@ -136,7 +136,7 @@ pub struct TokenTotals {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Cost {
+pub struct RunCost {
     pub amount: f64,
     pub currency: String,
 }
@@ -162,7 +162,7 @@ pub struct HistogramBin {
     pub calls: u64,
 }
 
-/// What became of a threshold.
+/// Whether a threshold held.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ThresholdResult {
     /// As in the policy: `p95 < 2s`.
@@ -184,7 +184,7 @@ pub struct RunComparison {
     /// Further calls of each that should settle it; 0 if it is settled.
     pub more_calls: u64,
     pub measures: Vec<MeasureComparison>,
-    /// What makes the runs hard to compare: another machine, version or load.
+    /// Differences that make the runs hard to compare: another machine, version or load.
     pub warnings: Vec<String>,
 }
 
@@ -211,7 +211,7 @@ pub struct ChangeInterval {
     pub high: f64,
 }
 
-/// `GET /api/benchmarks`: what the policy declares.
+/// `GET /api/benchmarks`: the benchmarks of the policy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BenchmarkList {
     pub benchmarks: Vec<BenchmarkStatus>,
