@@ -18,8 +18,8 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::AdminState;
 use super::error::{ApiError, ApiErrorKind};
+use super::state::AdminState;
 use crate::telemetry::metrics::AdminLabels;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");

@@ -7,10 +7,10 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::AdminState;
 use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
 use super::routes::{ApiJson, ApiRoutes};
+use super::state::AdminState;
 use crate::clock;
 use crate::live::breaker::cell::BreakerStatus;
 use crate::live::breaker::overrides::{MAX_RULES, OverrideStatus, is_under};

@@ -7,10 +7,10 @@ use axum::extract::{Path, State};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::AdminState;
 use super::change::Change;
 use super::error::{ApiError, ApiErrorKind};
 use super::routes::{ApiJson, ApiRoutes};
+use super::state::AdminState;
 use crate::cache::store::{CacheResult, ResponseCache};
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]

@@ -14,8 +14,8 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::AdminState;
 use super::error::{ApiError, ApiErrorKind};
+use super::state::AdminState;
 use crate::clock;
 use crate::live::operator_override::AuditNote;
 use crate::policy::yaml::units;

@@ -7,10 +7,10 @@ use axum::extract::{Path, Query, State};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::AdminState;
 use super::change::{Action, Change, Target};
 use super::error::{ApiError, ApiErrorKind};
 use super::routes::{ApiJson, ApiRoutes};
+use super::state::AdminState;
 use crate::clock;
 use crate::store::{self, JobFilter, JobId, Millis, Store, StoreError};
 use crate::telemetry::events::rfc3339;

@@ -22,7 +22,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-use super::AdminState;
+use super::state::AdminState;
 use crate::clock;
 use crate::proxy::downstream::accept::AcceptPauses;
 use crate::telemetry::panics::Contained;

@@ -11,8 +11,8 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use super::AdminState;
 use super::routes::ApiRoutes;
+use super::state::AdminState;
 use crate::clock;
 use crate::live::credential_cell::HeldCredential;
 use crate::snapshot;

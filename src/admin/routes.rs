@@ -9,11 +9,11 @@ use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
-use super::AdminState;
+use super::state::AdminState;
 
 /// A response as JSON with a final newline.
 #[derive(Debug)]
@@ -57,6 +57,26 @@ impl ApiRoutes {
         self.add::<R>("POST", path, description, post(handler))
     }
 
+    /// Adds an endpoint that sets something. `R` is the type of its response.
+    pub fn put<R: JsonSchema, T: 'static>(
+        self,
+        path: &'static str,
+        description: &'static str,
+        handler: impl Handler<T, Arc<AdminState>>,
+    ) -> ApiRoutes {
+        self.add::<R>("PUT", path, description, put(handler))
+    }
+
+    /// Adds an endpoint that removes or ends something. `R` is the type of its response.
+    pub fn delete<R: JsonSchema, T: 'static>(
+        self,
+        path: &'static str,
+        description: &'static str,
+        handler: impl Handler<T, Arc<AdminState>>,
+    ) -> ApiRoutes {
+        self.add::<R>("DELETE", path, description, delete(handler))
+    }
+
     fn add<R: JsonSchema>(
         mut self,
         method: &'static str,
@@ -80,7 +100,7 @@ impl ApiRoutes {
     pub fn with_index(self) -> ApiRoutes {
         let mut index = String::new();
         for ApiEndpoint { method, path, description, .. } in &self.endpoints {
-            let _ = write!(index, "{method:<4} {path}\n     {description}\n");
+            let _ = write!(index, "{method:<6} {path}\n       {description}\n");
         }
         let description = "Lists these endpoints.";
         self.get::<String, _>("/", description, move || async move { index })

@@ -10,9 +10,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::AdminState;
 use super::error::{ApiError, ApiErrorKind};
 use super::routes::{ApiJson, ApiRoutes};
+use super::state::AdminState;
 use crate::clock;
 use crate::live::breaker::cell::BreakerCell;
 use crate::proxy::model_in_path;

@@ -9,10 +9,10 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::AdminState;
 use super::breakers::HeldEndpoint;
 use super::error::{ApiError, ApiErrorKind};
 use super::routes::{ApiJson, ApiRoutes};
+use super::state::AdminState;
 use crate::clock;
 use crate::fleet::status::FleetStatus;
 use crate::live::operator_override::ActiveOverride;

@@ -10,7 +10,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::StartError;
-use crate::admin::{self, AdminState};
+use crate::admin;
+use crate::admin::state::AdminState;
 use crate::degradation;
 use crate::snapshot::loader::Loader;
 use crate::snapshot::watch::{ReloadChannel, ReloadTrigger, watch};

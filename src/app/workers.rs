@@ -9,7 +9,7 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::LocalSet;
 
-use crate::admin::AdminState;
+use crate::admin::state::AdminState;
 use crate::jobs::JobRunner;
 use crate::live::Live;
 use crate::proxy;

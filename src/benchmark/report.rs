@@ -24,6 +24,9 @@ pub struct RunReport {
     pub progress: f64,
     /// How the calls are made, in words: `5/s for 60s after a warm-up of 5s`.
     pub load: String,
+    /// A fingerprint of the requests; runs of other requests are hard to compare.
+    #[serde(default)]
+    pub requests: String,
     pub environment: Environment,
     /// One target, or the two that are measured alternately.
     pub arms: Vec<Arm>,
@@ -32,6 +35,9 @@ pub struct RunReport {
     /// The second arm compared with the first; once a run of two arms has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<RunComparison>,
+    /// The first arm compared with that of the baseline, if one was set when the run ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline_comparison: Option<RunComparison>,
 }
 
 /// Where a run is in its life.

@@ -8,14 +8,13 @@ use std::fmt::{self, Display, Formatter};
 use crate::source::{Source, Tree, is_identifier, parent};
 
 /// Module of the crate, and its layer.
-const LAYERS: [(&str, u8); 24] = [
+const LAYERS: [(&str, u8); 23] = [
     ("main", 9),
     // Declares the modules and holds nothing else.
     ("lib", 9),
     ("cli", 9),
     ("app", 8),
     ("admin", 7),
-    ("benchmark", 6),
     ("jobs", 6),
     ("benchmark", 6),
     ("proxy", 5),
@@ -56,6 +55,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "downstream",
         ],
     ),
+    ("admin", &["mod", "benchmarks", "*"]),
     ("fleet", &["*", "redis"]),
     ("jobs", &["mod", "*", "sharing"]),
     (

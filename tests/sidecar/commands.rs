@@ -114,7 +114,7 @@ fn the_root_of_the_admin_listener_lists_what_there_is() {
         single_worker(&policy(&[("a", &*a.url(), "")], &crate::fixtures::route("providers: [a]")));
     let (status, text) = sidecar.admin_get("/");
     assert_eq!(status, 200);
-    for path in ["GET  /metrics", "GET  /api/status", "POST /api/providers/{action}/{name}"] {
+    for path in ["GET    /metrics", "GET    /api/status", "POST   /api/providers/{action}/{name}"] {
         assert!(text.contains(path), "{path}: {text}");
     }
     let (status, text) = sidecar.admin_get("/api");

@@ -1,4 +1,4 @@
-//! `/api/benchmarks`: the series of calls, with their baselines and alarms.
+//! `/api/benchmarks/series`: the series of calls, with their baselines and alarms.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::AdminState;
-use super::routes::{ApiJson, ApiRoutes};
+use crate::admin::routes::{ApiJson, ApiRoutes};
+use crate::admin::state::AdminState;
 use crate::live::tracking::regressions::SeriesKey;
 use crate::resilience::baseline::detector::Detector;
 use crate::resilience::baseline::measure::{Measure, ROLL_UP_SECONDS};

@@ -1,0 +1,9 @@
+//! `/api/benchmarks`: the series of calls, and the runs of benchmarks.
+
+pub mod series;
+
+use super::routes::ApiRoutes;
+
+pub fn routes() -> ApiRoutes {
+    series::routes()
+}
