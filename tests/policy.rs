@@ -22,6 +22,7 @@ use outrigger::policy::sections::model::{
 };
 use outrigger::policy::yaml::diagnostic::{self, Diagnostic, Severity};
 use outrigger::policy::{Loaded, SourceFile, Sources, diff, json_schema, load, presets, sections};
+use outrigger::resilience::baseline::measure::Slowness;
 use outrigger::resilience::breaker::EnforcementMode;
 use outrigger::resilience::condition::Condition;
 use outrigger::resilience::outcome::AttemptClass;
@@ -459,7 +460,8 @@ fn keys_of_degradations_are_read() {
     let (of, over) = (Of::Provider(openai), seconds(60));
     let threshold = Quantile { quantile: 0.95, above: seconds(8) };
     let slow = Sign::Latency(Latency { of, threshold, over, min_requests });
-    let slower = SlowerThanBaseline { of: Of::Provider(openai), factor: Some(1.5) };
+    let measure = Some(Slowness::Latency);
+    let slower = SlowerThanBaseline { of: Of::Provider(openai), factor: Some(1.5), measure };
     let when = Condition::Any(vec![
         Condition::Is(Sign::BreakerOpen(openai)),
         Condition::All(vec![Condition::Is(rate), Condition::Is(slow)]),

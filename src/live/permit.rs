@@ -16,6 +16,7 @@ use super::endpoint::EndpointLive;
 use super::provider::{NoCapacity, ProviderLive, ProviderSlot};
 use super::quota::provider_quota::QuotaCharge;
 use crate::clock;
+use crate::resilience::breaker::AttemptLatency;
 use crate::resilience::outcome::Outcome;
 use crate::resilience::rate::reported_quota::QuotaReport;
 
@@ -141,7 +142,7 @@ impl Permit {
     pub fn report(
         &mut self,
         outcome: Outcome,
-        took: Duration,
+        latency: impl Into<AttemptLatency>,
         now: Instant,
     ) -> Option<ReportedPermit> {
         let (cell, cell_permit) = self.breaker.take()?;
@@ -149,7 +150,7 @@ impl Permit {
             CellPermit::Local(permit) if !permit.is_probe() => Some(permit.epoch()),
             CellPermit::Local(_) | CellPermit::Lease(_) => None,
         };
-        cell.observe(cell_permit, outcome, took, now);
+        cell.observe(cell_permit, outcome, latency, now);
         epoch.map(|epoch| ReportedPermit { breaker: cell, epoch })
     }
 }

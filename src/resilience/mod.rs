@@ -31,4 +31,5 @@ pub mod queue;
 pub mod rate;
 pub mod retry;
 pub mod stats;
+pub(crate) mod stored_bytes;
 pub(crate) mod words;

@@ -15,6 +15,7 @@ use crate::policy::sections::model::{
     Action, CapacityUsed, Degradation, ErrorRate, Latency, Of, Policy, Quantile, QueueWaiting,
     Sign, SlowerThanBaseline,
 };
+use crate::resilience::baseline::measure::Slowness;
 use crate::resilience::condition::Condition;
 
 #[derive(Debug)]
@@ -61,6 +62,7 @@ enum SignalSource {
         regressions: Arc<Regressions>,
         of: SeriesOf,
         factor: f64,
+        by: Option<Slowness>,
     },
     /// A mode without a condition, or a route without a queue or limit.
     Never,
@@ -165,11 +167,11 @@ impl SignalSource {
             Sign::CapacityUsed(CapacityUsed { provider, above }) => {
                 SignalSource::CapacityUsed { of: Arc::clone(&providers[*provider]), above: *above }
             }
-            Sign::SlowerThanBaseline(SlowerThanBaseline { of, factor }) => {
-                let regressions = Arc::clone(&live.regressions);
+            Sign::SlowerThanBaseline(SlowerThanBaseline { of, factor, measure }) => {
+                let (regressions, by) = (Arc::clone(&live.regressions), *measure);
                 let factor = factor.unwrap_or(0.0);
                 match series_of(policy, of) {
-                    Some(of) => SignalSource::SlowerThanBaseline { regressions, of, factor },
+                    Some(of) => SignalSource::SlowerThanBaseline { regressions, of, factor, by },
                     None => SignalSource::Never,
                 }
             }
@@ -196,8 +198,8 @@ impl SignalSource {
                 above(Some(of.waiting() as f64), *bound as f64)
             }
             SignalSource::CapacityUsed { of, above: bound } => above(Some(of.used(now)), *bound),
-            SignalSource::SlowerThanBaseline { regressions, of, factor } => {
-                above(regressions.slowdown(of), *factor)
+            SignalSource::SlowerThanBaseline { regressions, of, factor, by } => {
+                above(regressions.slowdown(of, *by), *factor)
             }
             SignalSource::Never => (None, false),
         }

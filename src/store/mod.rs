@@ -1,4 +1,5 @@
-//! The embedded database: acknowledged jobs and their results, and episodes of degradation modes.
+//! The embedded database: acknowledged jobs and their results, episodes of degradation modes, and
+//! roll-ups of calls with what was learned from them.
 //!
 //! One thread writes, with group commit (`writer.rs`); another reads. Calls are futures, so that no
 //! worker waits for a disk. A change is on disk when its call returns: nothing is acknowledged
@@ -14,6 +15,9 @@ mod model_tests;
 mod open;
 mod queries;
 mod remote_runs;
+mod rollups;
+#[cfg(test)]
+mod rollups_tests;
 #[cfg(test)]
 mod store_tests;
 mod transitions;
@@ -34,6 +38,9 @@ pub use crate::store::job::*;
 pub use crate::store::open::{OpenError, backup};
 pub use crate::store::queries::{JobFilter, QueueTotal, UpcomingCursor};
 pub use crate::store::remote_runs::{FinishedJobs, RemoteOutcome, UnfinishedJob};
+pub use crate::store::rollups::{
+    BASELINE_KEPT, MAX_BYTES, Resolution, RollUpQuery, StoredBaseline, TrackingBatch,
+};
 pub use crate::store::transitions::{AfterFailure, LeaseResult, Partition, UpkeepReport};
 pub use crate::store::writer::{CommitObserver, CommitStats, StoreError};
 

@@ -49,6 +49,7 @@ pub struct StreamReader {
     has_input: bool,
     has_ping: bool,
     usage: TokenUsage,
+    pub content_events: u64,
     dropped: u64,
     held_back: Vec<HeldPiece>,
     held_back_bytes: usize,
@@ -146,6 +147,7 @@ impl StreamReader {
             has_input: false,
             has_ping: false,
             usage: TokenUsage::default(),
+            content_events: 0,
             dropped: 0,
             held_back: Vec::new(),
             held_back_bytes: 0,
@@ -369,6 +371,7 @@ impl StreamReader {
             EventOrigin::Other | EventOrigin::Neutral => {}
         }
         self.usage.update(meaning.usage);
+        self.content_events += u64::from(meaning.has_content);
         if let Some(sequence) = meaning.sequence {
             self.sequence = sequence.saturating_add(1);
         }
@@ -426,10 +429,8 @@ impl StreamReader {
         if name == b"error" && self.kind != StreamKind::Plain {
             return PieceAction::Fail(AttemptClass::Failure);
         }
-        if name == PING && self.splice.is_none() {
-            return PieceAction::Forward;
-        }
-        if self.format() == StreamFormat::Array {
+        let is_ping = name == PING && self.splice.is_none();
+        if is_ping || self.format() == StreamFormat::Array {
             return PieceAction::Forward;
         }
         if self.kind == StreamKind::Known {

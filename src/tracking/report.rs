@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::live::Live;
-use crate::live::tracking::regressions::SeriesKey;
+use crate::resilience::baseline::SeriesKey;
 use crate::resilience::baseline::detector::Regression;
 use crate::resilience::baseline::measure::Measure;
 use crate::telemetry::metrics::RegressionLabels;

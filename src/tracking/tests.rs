@@ -8,10 +8,11 @@ use super::tracker::Tracker;
 use crate::cache::CacheRegistry;
 use crate::clock;
 use crate::live::Live;
-use crate::live::tracking::call_recorder::{CallRecorder, CallResult, StreamTimes};
-use crate::live::tracking::regressions::SeriesKey;
+use crate::live::tracking::call_recorder::{CallRecorder, StreamTimes};
 use crate::policy::{self, SourceFile, Sources};
+use crate::resilience::baseline::SeriesKey;
 use crate::resilience::baseline::detector::DetectorStatus;
+use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::Snapshot;
 use crate::snapshot::build::SnapshotBuilder;
 use crate::telemetry::metrics::Metrics;
@@ -96,7 +97,7 @@ impl Tracked {
                 let recorder = self.recorder(provider);
                 for _ in 0..30 {
                     let took = self.near(*latency);
-                    recorder.record(MODEL, CallResult::Succeeded(took));
+                    recorder.record(MODEL, AttemptClass::Success, took);
                 }
             }
             self.end_roll_up();
@@ -210,7 +211,7 @@ fn all_models_of_a_single_provider_accuse_the_provider() {
             for model in ["k", "l", "m"] {
                 for _ in 0..30 {
                     let took = tracked.near(latency);
-                    tracked.recorder("a").record(Some(model), CallResult::Succeeded(took));
+                    tracked.recorder("a").record(Some(model), AttemptClass::Success, took);
                 }
             }
             tracked.end_roll_up();
@@ -232,11 +233,13 @@ fn a_slower_stream_counts_by_its_token_rate_and_an_error_rate_does_not() {
                 let failed = index < failures;
                 let (took, rest) = (tracked.near(200.0), tracked.near(2_000.0));
                 let recorder = tracked.recorder("a");
-                let result = if failed { CallResult::Failed } else { CallResult::Succeeded(took) };
-                recorder.record(MODEL, result);
-                let output_tokens = Some(tokens);
-                recorder
-                    .record_stream(MODEL, StreamTimes { first_content: took, rest, output_tokens });
+                let class = if failed { AttemptClass::Failure } else { AttemptClass::Success };
+                recorder.record(MODEL, class, took);
+                let (first_content, output_tokens, content_events) = (took, Some(tokens), tokens);
+                recorder.record_stream(
+                    MODEL,
+                    StreamTimes { first_content, rest, output_tokens, content_events },
+                );
             }
             tracked.end_roll_up();
         }

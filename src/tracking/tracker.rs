@@ -1,14 +1,17 @@
 //! The baselines of all series, and which of them alarm.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::report::{self, AlarmEnd, AlarmKey};
 use crate::live::Live;
 use crate::live::tracking::call_recorder::CallRecorder;
-use crate::live::tracking::regressions::{SeriesKey, SlowSeries};
+use crate::live::tracking::regressions::SlowSeries;
 use crate::resilience::baseline::detector::{DetectorStatus, Regression};
 use crate::resilience::baseline::measure::Measure;
-use crate::resilience::baseline::{AlarmScope, LEARNING_BLOCKS, SeriesBaseline, alarm_scope};
+use crate::resilience::baseline::{
+    AlarmScope, LEARNING_BLOCKS, SeriesBaseline, SeriesKey, alarm_scope,
+};
 
 /// A calibration takes about a millisecond, and each detector needs one in an hour.
 const CALIBRATIONS_AT_ONCE: usize = 4;
@@ -66,6 +69,7 @@ impl Tracker {
         recorders.iter().for_each(|recorder| self.observe(recorder));
         self.report(live);
         self.calibrate(draw);
+        recorders.iter().for_each(|recorder| self.set_usual_p95(recorder));
     }
 
     /// Every series, in order.
@@ -120,7 +124,7 @@ impl Tracker {
         }
         let slow = self.reported.iter().filter_map(|(AlarmKey { series, measure }, regression)| {
             let slowdown = regression.slowdown(*measure)?;
-            Some(SlowSeries { key: series.clone(), slowdown })
+            Some(SlowSeries { key: series.clone(), measure: *measure, slowdown })
         });
         live.regressions.replace(slow.collect());
     }
@@ -161,6 +165,16 @@ impl Tracker {
         let several = providers.any(|provider| Some(provider) != first);
         let statuses = self.series.values().map(|series| series.baseline.status(self.number));
         several && alarm_scope(statuses) == AlarmScope::Host
+    }
+
+    /// Tells a recorder what is usual, for the breakers.
+    fn set_usual_p95(&self, recorder: &CallRecorder) {
+        recorder.set_usual_p95(|model| {
+            let (route, provider) = (recorder.route.clone(), recorder.provider.clone());
+            let key = SeriesKey { route, provider, model: model.to_owned() };
+            let usual = self.series.get(&key)?.baseline.detector(Measure::P95).usual()?;
+            Duration::try_from_secs_f64(usual).ok()
+        });
     }
 
     fn calibrate(&mut self, draw: impl Fn() -> f64) {

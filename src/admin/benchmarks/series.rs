@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::routes::{ApiJson, ApiRoutes};
 use crate::admin::state::AdminState;
-use crate::live::tracking::regressions::SeriesKey;
+use crate::resilience::baseline::SeriesKey;
 use crate::resilience::baseline::detector::Detector;
 use crate::resilience::baseline::measure::{Measure, ROLL_UP_SECONDS};
 use crate::telemetry::events::rfc3339;

@@ -22,8 +22,8 @@ use crate::live::fleet::FleetView;
 use crate::live::operator_override::{ActiveOverride, AuditNote};
 use crate::resilience::breaker::replica::{BreakerReplica, FleetLease};
 use crate::resilience::breaker::{
-    BreakerPermit, BreakerPolicy, BreakerTransition, EnforcementMode, LocalBreaker, ManualOverride,
-    RejectReason, Rejection, StateKind,
+    AttemptLatency, BreakerPermit, BreakerPolicy, BreakerTransition, EnforcementMode, LocalBreaker,
+    ManualOverride, RejectReason, Rejection, StateKind,
 };
 use crate::resilience::outcome::Outcome;
 use crate::telemetry::events::Events;
@@ -220,12 +220,18 @@ impl BreakerCell {
     }
 
     /// Returns a permit with the outcome of its attempt.
-    pub fn observe(&self, permit: CellPermit, outcome: Outcome, took: Duration, now: Instant) {
+    pub fn observe(
+        &self,
+        permit: CellPermit,
+        outcome: Outcome,
+        latency: impl Into<AttemptLatency>,
+        now: Instant,
+    ) {
         match permit {
             CellPermit::Local(permit) => {
                 let draw = clock::draw();
                 let transition = self.with(now, |rules| {
-                    let transition = rules.local.observe(permit, outcome, took, now, draw);
+                    let transition = rules.local.observe(permit, outcome, latency, now, draw);
                     if let (Some(StateKind::Closed), Some(m)) =
                         (transition.map(|m| m.to), &mut rules.replica)
                     {

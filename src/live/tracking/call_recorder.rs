@@ -10,14 +10,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::live::by_model::ByModel;
-use crate::resilience::baseline::measure::{LEAST_CALLS, RollUp};
-use crate::resilience::stats::log_counts::FineCounts;
+use crate::resilience::baseline::calls::{CallFigure, Calls};
+use crate::resilience::outcome::AttemptClass;
 
 /// Models of all routes and providers that have a series of their own. Each route and provider has
 /// further one for its other models.
 const MODEL_SERIES: u32 = 128;
-/// Sketches hold whole numbers: a rate is in millionths of a token per second.
-const RATE_UNIT: f64 = 1e6;
 
 /// The models that may still get a series.
 #[derive(Debug)]
@@ -31,26 +29,16 @@ pub struct CallRecorder {
     places: Arc<SeriesPlaces>,
     /// Places that its models have.
     taken: AtomicU32,
-    by_model: Mutex<ByModel<Box<Calls>>>,
+    by_model: Mutex<ByModel<RecordedSeries>>,
 }
 
-/// The calls of a series over some time.
+/// The calls of a model.
 #[derive(Debug, Default)]
-pub struct Calls {
-    calls: u32,
-    failed: u32,
-    /// Nanoseconds to the response of the calls that succeeded.
-    latency: FineCounts,
-    /// Nanoseconds to the first content of a stream.
-    first_content: FineCounts,
-    token_rate: FineCounts,
-}
-
-/// The result of one call.
-#[derive(Clone, Copy, Debug)]
-pub enum CallResult {
-    Succeeded(Duration),
-    Failed,
+struct RecordedSeries {
+    /// Since they were last taken.
+    calls: Box<Calls>,
+    has_calls: bool,
+    usual_p95: Option<Duration>,
 }
 
 /// A stream that ended properly.
@@ -61,6 +49,7 @@ pub struct StreamTimes {
     pub rest: Duration,
     /// As the provider reports them.
     pub output_tokens: Option<u64>,
+    pub content_events: u64,
 }
 
 impl Default for SeriesPlaces {
@@ -87,43 +76,76 @@ impl CallRecorder {
         }
     }
 
-    /// Records an attempt.
-    pub fn record(&self, model: Option<&str>, result: CallResult) {
-        self.with_calls(model, |calls| {
-            calls.calls = calls.calls.saturating_add(1);
-            match result {
-                CallResult::Succeeded(took) => calls.latency.record(nanoseconds(took)),
-                CallResult::Failed => calls.failed = calls.failed.saturating_add(1),
+    /// Records an attempt. Returns the 95th percentile of the latency that is usual for the
+    /// model, if it is known.
+    pub fn record(
+        &self,
+        model: Option<&str>,
+        class: AttemptClass,
+        took: Duration,
+    ) -> Option<Duration> {
+        self.with_series(model, |series| {
+            series.calls.count(class);
+            if class == AttemptClass::Success {
+                series.calls.record_time(CallFigure::Latency, took);
             }
-        });
+            series.usual_p95
+        })
     }
 
     /// Records the end of a stream, whose attempt was recorded before.
     pub fn record_stream(&self, model: Option<&str>, times: StreamTimes) {
-        let seconds = times.rest.as_secs_f64();
-        let tokens = times.output_tokens.filter(|tokens| *tokens > 0 && seconds > 0.0);
-        self.with_calls(model, |calls| {
-            calls.first_content.record(nanoseconds(times.first_content));
+        let StreamTimes { first_content, rest, output_tokens, content_events } = times;
+        let tokens = output_tokens.filter(|tokens| *tokens > 0 && !rest.is_zero());
+        // The first event ends the time to the first content.
+        let gaps = tokens.or_else(|| content_events.checked_sub(1)).filter(|gaps| *gaps > 0);
+        self.with_series(model, |RecordedSeries { calls, .. }| {
+            calls.record_time(CallFigure::FirstContent, first_content);
             if let Some(tokens) = tokens {
-                calls.token_rate.record((tokens as f64 / seconds * RATE_UNIT) as u64);
+                calls.record(CallFigure::TokensPerSecond, tokens as f64 / rest.as_secs_f64());
+            }
+            if let Some(gaps) = gaps {
+                calls.record(CallFigure::TokenGap, rest.as_secs_f64() / gaps as f64);
             }
         });
+    }
+
+    /// Records the cost of a response, whose attempt was recorded before.
+    pub fn record_cost(&self, model: Option<&str>, cost: f64) {
+        self.with_series(model, |series| series.calls.record_cost(cost));
+    }
+
+    /// Sets the usual 95th percentile of each model that has a series.
+    pub fn set_usual_p95(&self, of: impl Fn(&str) -> Option<Duration>) {
+        let mut by_model = self.by_model.lock();
+        by_model.iter_mut().for_each(|(model, series)| series.usual_p95 = of(model));
     }
 
     /// Takes the calls since the last time, by model.
     pub fn take(&self) -> Vec<(String, Box<Calls>)> {
         let mut by_model = self.by_model.lock();
-        let called = by_model.iter_mut().filter(|(_, calls)| !calls.is_empty());
-        called.map(|(model, calls)| (model.to_owned(), std::mem::take(calls))).collect()
+        let called = by_model.iter_mut().filter(|(_, series)| series.has_calls);
+        let take = |series: &mut RecordedSeries| {
+            series.has_calls = false;
+            std::mem::take(&mut series.calls)
+        };
+        called.map(|(model, series)| (model.to_owned(), take(series))).collect()
     }
 
-    fn with_calls(&self, model: Option<&str>, change: impl FnOnce(&mut Calls)) {
+    fn with_series<R>(
+        &self,
+        model: Option<&str>,
+        change: impl FnOnce(&mut RecordedSeries) -> R,
+    ) -> R {
         let may_add = || {
             let may = self.places.take();
             self.taken.fetch_add(u32::from(may), Ordering::Relaxed);
             may
         };
-        change(self.by_model.lock().get_or_add(model, may_add).1);
+        let mut by_model = self.by_model.lock();
+        let (_, series) = by_model.get_or_add(model, may_add);
+        series.has_calls = true;
+        change(series)
     }
 }
 
@@ -133,39 +155,10 @@ impl Drop for CallRecorder {
     }
 }
 
-impl Calls {
-    /// Their figures.
-    pub fn roll_up(&self, number: u64) -> RollUp {
-        let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
-        let least = u64::from(LEAST_CALLS);
-        RollUp {
-            number,
-            calls: self.calls,
-            failed: self.failed,
-            timed: u32::try_from(self.latency.count()).unwrap_or(u32::MAX),
-            p50: self.latency.quantile(0.5, least).map(seconds),
-            p95: self.latency.quantile(0.95, least).map(seconds),
-            streamed: u32::try_from(self.first_content.count()).unwrap_or(u32::MAX),
-            first_content: self.first_content.quantile(0.5, least).map(seconds),
-            tokens_per_second: self
-                .token_rate
-                .quantile(0.5, least)
-                .map(|rate| rate as f64 / RATE_UNIT),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.calls == 0 && self.first_content.count() == 0
-    }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resilience::baseline::measure::RollUp;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -177,13 +170,14 @@ mod tests {
     fn calls_are_taken_once_by_model() {
         let recorder = recorder(&Arc::default());
         for _ in 0..20 {
-            recorder.record(Some("m"), CallResult::Succeeded(200 * MS));
+            recorder.record(Some("m"), AttemptClass::Success, 200 * MS);
             let (first_content, rest) = (500 * MS, Duration::from_secs(2));
-            let times = StreamTimes { first_content, rest, output_tokens: Some(100) };
+            let times =
+                StreamTimes { first_content, rest, output_tokens: Some(100), content_events: 9 };
             recorder.record_stream(Some("m"), times);
         }
-        recorder.record(Some("m"), CallResult::Failed);
-        recorder.record(None, CallResult::Failed);
+        recorder.record(Some("m"), AttemptClass::Throttled, MS);
+        recorder.record(None, AttemptClass::Failure, MS);
         let taken = recorder.take();
         let [(model, calls), (unknown, failed)] = &taken[..] else { panic!("{taken:?}") };
         assert_eq!((model.as_str(), unknown.as_str()), ("m", "-"));
@@ -199,15 +193,28 @@ mod tests {
     }
 
     #[test]
-    fn streams_that_report_no_tokens_have_no_rate() {
+    fn streams_that_report_no_tokens_have_no_rate_and_the_gap_of_their_events() {
         let recorder = recorder(&Arc::default());
-        for tokens in [None, Some(0)] {
-            let times =
-                StreamTimes { first_content: 500 * MS, rest: 500 * MS, output_tokens: tokens };
+        for output_tokens in [None, Some(0)] {
+            let (first_content, rest) = (500 * MS, 500 * MS);
+            let times = StreamTimes { first_content, rest, output_tokens, content_events: 6 };
             (0..20).for_each(|_| recorder.record_stream(None, times));
         }
-        let roll_up = recorder.take()[0].1.roll_up(1);
+        let calls = recorder.take().remove(0).1;
+        let roll_up = calls.roll_up(1);
         assert_eq!((roll_up.streamed, roll_up.tokens_per_second), (40, None));
+        let gap = calls.quantile(CallFigure::TokenGap, 0.5, 0).unwrap();
+        assert!((gap / 0.1 - 1.0).abs() < 0.01, "{gap}");
+    }
+
+    #[test]
+    fn a_call_learns_the_usual_latency_of_its_model() {
+        let recorder = recorder(&Arc::default());
+        let record = |model| recorder.record(Some(model), AttemptClass::Success, MS);
+        assert_eq!((record("m"), record("n")), (None, None));
+        recorder.set_usual_p95(|model| (model == "m").then_some(7 * MS));
+        recorder.take();
+        assert_eq!((record("m"), record("n")), (Some(7 * MS), None));
     }
 
     #[test]
@@ -215,7 +222,9 @@ mod tests {
         let places = Arc::new(SeriesPlaces::default());
         let recorders: Vec<_> = (0..3).map(|_| recorder(&places)).collect();
         let models = |recorder: &CallRecorder| {
-            (0..60).for_each(|n| recorder.record(Some(&format!("m{n}")), CallResult::Failed));
+            for n in 0..60 {
+                recorder.record(Some(&format!("m{n}")), AttemptClass::Failure, MS);
+            }
             recorder.take().len()
         };
         assert_eq!(recorders.iter().map(models).collect::<Vec<_>>(), [60, 60, 9]);

@@ -2,18 +2,14 @@
 
 use parking_lot::Mutex;
 
-/// The calls that a baseline is learned from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SeriesKey {
-    pub route: String,
-    pub provider: String,
-    pub model: String,
-}
+use crate::resilience::baseline::SeriesKey;
+use crate::resilience::baseline::measure::{Measure, Slowness};
 
 /// A series that is slower than its baseline.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SlowSeries {
     pub key: SeriesKey,
+    pub measure: Measure,
     /// How many times as slow as the baseline.
     pub slowdown: f64,
 }
@@ -34,11 +30,13 @@ impl Regressions {
         *self.0.lock() = slow;
     }
 
-    /// How many times as slow as its baseline the slowest of these series is; none if none is
-    /// slower.
-    pub fn slowdown(&self, of: &SeriesOf) -> Option<f64> {
+    /// How many times as slow as its baseline the slowest of these series is, by one kind of
+    /// slowness or by any; none if none is slower.
+    pub fn slowdown(&self, of: &SeriesOf, by: Option<Slowness>) -> Option<f64> {
         let slow = self.0.lock();
-        let of_interest = slow.iter().filter(|slow| of.includes(&slow.key));
+        let of_interest = slow
+            .iter()
+            .filter(|slow| of.includes(&slow.key) && by.is_none_or(|by| by.includes(slow.measure)));
         of_interest.map(|slow| slow.slowdown).reduce(f64::max)
     }
 }
@@ -49,12 +47,5 @@ impl SeriesOf {
             SeriesOf::Route(route) => key.route == *route,
             SeriesOf::Provider(provider) => key.provider == *provider,
         }
-    }
-}
-
-impl SeriesKey {
-    /// `route/provider/model`.
-    pub fn path(&self) -> String {
-        format!("{}/{}/{}", self.route, self.provider, self.model)
     }
 }

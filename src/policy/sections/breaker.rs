@@ -59,9 +59,11 @@ section! {
 
 section! {
     /// More than this share of the attempts was slow.
-    for SlowRule {
+    for SlowRule, finish one_limit {
         /// An attempt is slow whose first byte takes longer.
         slower_than: Duration = 20 * SECOND, in MS..=HOUR;
+        /// In place of `slower_than`: an attempt is slow that takes more than this many times the 95th percentile that is usual for its route, provider and model. Nothing counts while that is not known.
+        slower_than_baseline: Option<f64> = None => "none", in 1.0..=100.0;
         /// The share of slow attempts.
         above: f64 as Share = 0.8, in ABOVE_NONE..=1.0;
         /// The time over which attempts are counted.
@@ -110,6 +112,14 @@ impl Breaker {
 fn longest_open_time_last(breaker: &mut Breaker, node: NodeId, check: &mut Checker<'_>) {
     let times = [breaker.recovery_timeout, breaker.max_recovery_timeout];
     check.in_order(node, ["recovery_timeout", "max_recovery_timeout"], times);
+}
+
+fn one_limit(_: &mut SlowRule, node: NodeId, check: &mut Checker<'_>) {
+    if let [_, second] = check.given(node, &["slower_than", "slower_than_baseline"])[..]
+        && let Some(at) = check.tree.child(node, second)
+    {
+        check.error(at, "expected `slower_than` or `slower_than_baseline`, found both");
+    }
 }
 
 /// `true`, `false`, or the keys of a quorum.

@@ -12,10 +12,11 @@ use super::queue::Queue;
 use crate::policy::section::scalars::{ABOVE_NONE, BELOW_ALL};
 use crate::policy::section::{
     Checker, Display, Form, KeyText, NameOf, NamedSection, Reference, Required, Share, ValueShape,
-    one_of, section, text_form,
+    one_of, section, text_form, words,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{DAY, HOUR, MINUTE, MS, SECOND, show_duration};
+use crate::resilience::baseline::measure::Slowness;
 use crate::resilience::breaker::EnforcementMode;
 use crate::resilience::condition::Condition;
 
@@ -150,8 +151,12 @@ section! {
         of: Of, like "openai";
         /// The condition holds only while it is more than this many times as slow.
         factor: Option<f64> = None => "any detected regression", in 1.0..=100.0;
+        /// The kind of slowness; `latency` is the median or the 95th percentile.
+        measure: Option<Slowness> = None => "any of them";
     }
 }
+
+words!(for Slowness: &Slowness::ALL);
 
 // === parts of conditions ===
 

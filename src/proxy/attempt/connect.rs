@@ -191,6 +191,7 @@ fn record_unsent(
     let candidate = selection.endpoint.candidate(route);
     let endpoint = &candidate.endpoint;
     endpoint.attempts[AttemptClass::Unsent.index()].inc();
+    candidate.call_recorder.record(request.body.model(), AttemptClass::Unsent, took);
     request.record.attempts.push(AttemptRecord {
         endpoint: Arc::clone(endpoint),
         credential: Some(selection.credential),

@@ -15,10 +15,12 @@ use crate::clock;
 use crate::live::permit::ReportedPermit;
 use crate::live::quota::provider_quota::QuotaCharge;
 use crate::live::quota::usage_meter::AttemptKind;
-use crate::live::tracking::call_recorder::{CallRecorder, CallResult};
+use crate::live::tracking::call_recorder::CallRecorder;
 use crate::proxy::access_log::record::{AccessRecord, AttemptDetails, AttemptRecord};
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::rewrite;
+use crate::resilience::baseline::calls::is_failed;
+use crate::resilience::breaker::AttemptLatency;
 use crate::resilience::outcome::{AttemptClass, Outcome};
 use crate::snapshot::{Endpoint, EndpointCandidate, Provider, Route};
 use crate::stream::interpret::TokenUsage;
@@ -164,23 +166,17 @@ pub fn report_evidence(
     if matches!(class, AttemptClass::Success | AttemptClass::Unsupported) {
         selection.flight.success(now);
     }
-    let reported = selection.permit.report(class.outcome(), took, now);
-    report_latency(target.endpoint, selection, class, took, now);
-    if class == AttemptClass::Ignored {
-        return reported;
-    }
-    let bad =
-        matches!(class, AttemptClass::Failure | AttemptClass::Unsent | AttemptClass::Throttled);
-    if let Some(outcomes) = &target.provider.outcomes {
-        outcomes.record(bad, is_latency.then_some(took), now);
-    }
-    // Other classes, such as a rejected credential, do not show how fast or reliable the provider is.
-    let result = match class {
-        AttemptClass::Success => Some(CallResult::Succeeded(took)),
-        _ => bad.then_some(CallResult::Failed),
+    let usual_p95 = match class {
+        AttemptClass::Ignored => None,
+        _ => target.recorder.record(target.model, class, took),
     };
-    if let Some(result) = result {
-        target.recorder.record(target.model, result);
+    let latency = AttemptLatency { took, usual_p95 };
+    let reported = selection.permit.report(class.outcome(), latency, now);
+    report_latency(target.endpoint, selection, class, took, now);
+    if let Some(outcomes) = target.provider.outcomes.as_ref()
+        && class != AttemptClass::Ignored
+    {
+        outcomes.record(is_failed(class), is_latency.then_some(took), now);
     }
     reported
 }
@@ -297,8 +293,11 @@ impl UsageKey {
         candidate.provider.live.settle(self.charge, (tokens.0 + tokens.1) as f64);
         let price = candidate.provider.policy.price.as_ref();
         let cost = candidate.usage_meter.settle(model, self.turn, tokens.0, tokens.1, price);
-        if let Some(cost) = cost.filter(|_| self.turn != AttemptKind::First) {
-            route.live.record_cost(cost, clock::now());
+        if let Some(cost) = cost {
+            candidate.call_recorder.record_cost(model, cost);
+            if self.turn != AttemptKind::First {
+                route.live.record_cost(cost, clock::now());
+            }
         }
         record.add_usage(tokens.0, tokens.1, cost);
     }

@@ -159,6 +159,7 @@ impl Streaming {
             first_content: began.after,
             rest: self.last.saturating_duration_since(began.started + began.after),
             output_tokens: reader.usage().output,
+            content_events: reader.content_events,
         };
         let candidate = self.usage_key.endpoint.candidate(&self.route);
         candidate.call_recorder.record_stream(self.resumable.model(), times);

@@ -223,6 +223,11 @@ impl Detector {
         self.state.open.expectation.map(|expected| self.measure.figure(expected.level))
     }
 
+    /// As `baseline`; none before the baseline is complete.
+    pub fn usual(&self) -> Option<f64> {
+        self.state.calibration.and_then(|_| self.baseline())
+    }
+
     /// The median of the last six readings, as a figure; none while there is no baseline.
     pub fn current(&self) -> Option<f64> {
         let mut recent: Vec<_> = self.state.recent.iter().copied().collect();

@@ -18,6 +18,14 @@ words! {
         /// The share of calls that failed.
         ErrorRate = "error_rate",
     }
+
+    /// A kind of slowness.
+    pub enum Slowness {
+        /// The median or the 95th percentile.
+        Latency = "latency",
+        FirstContent = "first_content",
+        TokensPerSecond = "tokens_per_second",
+    }
 }
 
 /// The figures of a series over 10 s.
@@ -63,6 +71,16 @@ const LEAST_LOG_CHANGE: f64 = 0.095_310_179_804_324_87;
 const LEAST_RATE_CHANGE: f64 = 0.02;
 /// Error rates below this have its standard deviation: 1 in 500.
 const LEAST_RATE: f64 = 0.002;
+
+impl Slowness {
+    pub fn includes(self, measure: Measure) -> bool {
+        match self {
+            Slowness::Latency => matches!(measure, Measure::P50 | Measure::P95),
+            Slowness::FirstContent => measure == Measure::FirstContent,
+            Slowness::TokensPerSecond => measure == Measure::TokensPerSecond,
+        }
+    }
+}
 
 impl Measure {
     /// The value in a roll-up; none if too few calls measured it.

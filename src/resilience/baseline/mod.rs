@@ -9,9 +9,11 @@
 //! traffic.
 
 pub mod calibration;
+pub mod calls;
 pub mod detector;
 pub mod measure;
 pub mod profile;
+pub mod stored_state;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,14 @@ use measure::{Measure, RollUp};
 pub const LEARNING_BLOCKS: u32 = profile::DAY as u32;
 /// Fewer series than this never accuse the host.
 const LEAST_SERIES: usize = 3;
+
+/// The calls that a baseline is learned from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SeriesKey {
+    pub route: String,
+    pub provider: String,
+    pub model: String,
+}
 
 /// All detectors of a series.
 #[derive(Clone, Debug)]
@@ -38,6 +48,13 @@ pub enum AlarmScope {
     Series,
     /// More than half of the series with enough data: this host or its network is slower.
     Host,
+}
+
+impl SeriesKey {
+    /// `route/provider/model`.
+    pub fn path(&self) -> String {
+        format!("{}/{}/{}", self.route, self.provider, self.model)
+    }
 }
 
 impl SeriesBaseline {
@@ -61,11 +78,10 @@ impl SeriesBaseline {
         due.map(|detector| detector.calibrate(draw)).is_some()
     }
 
-    /// Makes the present level of every measure normal, and ends its alarms.
-    pub fn accept(&mut self) {
-        self.detectors.iter_mut().for_each(|detector| {
-            detector.accept();
-        });
+    /// Makes the present level of a measure normal, and ends its alarm. Returns false without
+    /// readings or a baseline.
+    pub fn accept(&mut self, measure: Measure) -> bool {
+        self.detectors[measure as usize].accept()
     }
 
     pub fn detector(&self, measure: Measure) -> &Detector {
@@ -84,14 +100,25 @@ impl SeriesBaseline {
         self.detectors.each_ref().map(Detector::state)
     }
 
-    /// Continues from stored states. A state that is not valid is replaced by a new one.
-    pub fn restore(learning_blocks: u32, states: [DetectorState; Measure::ALL.len()]) -> Self {
-        let mut states = states.into_iter();
-        let detectors = Measure::ALL.map(|measure| {
-            let stored = states.next().and_then(|s| Detector::restore(measure, learning_blocks, s));
-            stored.unwrap_or_else(|| Detector::new(measure, learning_blocks))
-        });
-        Self { detectors }
+    /// Continues from stored states.
+    ///
+    /// # Errors
+    /// The first measure whose state is not valid.
+    pub fn restore(
+        learning_blocks: u32,
+        states: [DetectorState; Measure::ALL.len()],
+    ) -> Result<Self, Measure> {
+        let mut restored = Self::new(learning_blocks);
+        for (measure, state) in Measure::ALL.into_iter().zip(states) {
+            let detector = Detector::restore(measure, learning_blocks, state);
+            restored.detectors[measure as usize] = detector.ok_or(measure)?;
+        }
+        Ok(restored)
+    }
+
+    /// The last roll-up with a reading.
+    pub fn last(&self) -> Option<u64> {
+        self.states().iter().filter_map(|state| state.last).max()
     }
 }
 

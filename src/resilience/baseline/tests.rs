@@ -2,7 +2,9 @@ use super::calibration::{Calibration, calibrate, pack};
 use super::detector::{Detector, DetectorEvent, DetectorState, DetectorStatus, Regression};
 use super::measure::{Measure, ROLL_UP_SECONDS, Reading, RollUp};
 use super::profile::{BLOCK, BlockSummary, Profile};
+use super::stored_state::StateError;
 use super::*;
+use crate::resilience::stored_bytes::BytesError;
 use proptest::prelude::*;
 
 /// Roll-ups of a day.
@@ -94,7 +96,7 @@ fn a_series_without_calls_has_not_enough_data() {
     }
     assert_eq!(series.status(START + 3_000), DetectorStatus::NotEnoughData);
     assert!(!series.calibrate(|| 0.5));
-    series.accept();
+    assert!(Measure::ALL.iter().all(|measure| !series.accept(*measure)));
 }
 
 #[test]
@@ -320,8 +322,37 @@ fn a_stored_state_that_is_not_valid_is_refused() {
     assert!(is_refused(|state| state.history.resize(8_641, 0)));
     assert!(is_refused(|state| state.blocks_at_calibration = u32::MAX));
     assert!(is_refused(|state| state.recent.resize(7, 0.0)));
-    let series = SeriesBaseline::restore(LEARNING, [const { 0 }; 5].map(|_| good.clone()));
+    let states = || [const { 0 }; 5].map(|_| good.clone());
+    let series = SeriesBaseline::restore(LEARNING, states()).unwrap();
     assert_eq!(series.states().map(|state| *state == good), [true; 5]);
+    let mut bad = states();
+    bad[3].cusum.sum = f64::INFINITY;
+    assert_eq!(SeriesBaseline::restore(LEARNING, bad).unwrap_err(), Measure::TokensPerSecond);
+}
+
+#[test]
+fn a_stored_baseline_is_read_back_and_damage_is_refused() {
+    let mut watched = Watched::learned(30);
+    started(&watched.noise(30, SLOWER));
+    let state = watched.detector.state();
+    let states = [const { 0 }; 5].map(|_| state.clone());
+    let bytes = SeriesBaseline::restore(LEARNING, states).unwrap().encode();
+    assert!(bytes.len() < 80 << 10, "{}", bytes.len());
+    let read = SeriesBaseline::decode(LEARNING, &bytes).unwrap();
+    assert_eq!(read.states().map(|read| read == state), [true; 5]);
+    assert_eq!(read.last(), state.last);
+    let refused = |bytes: &[u8]| SeriesBaseline::decode(LEARNING, bytes).unwrap_err();
+    assert_eq!(refused(&[9]), StateError::Format(9));
+    assert_eq!(refused(&[&bytes[..], &[0]].concat()), StateError::TrailingBytes(1));
+    for cut in (0..bytes.len()).step_by(997) {
+        assert_eq!(refused(&bytes[..cut]), StateError::Bytes(BytesError::Truncated), "{cut}");
+    }
+    // A damaged byte is refused, or gives another valid state.
+    for at in (0..bytes.len()).step_by(131) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0xff;
+        let _ = SeriesBaseline::decode(LEARNING, &damaged);
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ use policy::LONGEST;
 use std::time::{Duration, Instant};
 
 pub use manual::{ManualOverride, OverrideState};
-pub use policy::{BreakerPolicy, EnforcementMode, Quorum, RateRule, SlowRule};
+pub use policy::{AttemptLatency, BreakerPolicy, EnforcementMode, Quorum, RateRule, SlowRule};
 pub use state::{
     BreakerTransition, ProbeLeases, Recovery, RejectReason, Rejection, State, StateKind,
     TransitionCause,
@@ -146,16 +146,19 @@ impl LocalBreaker {
         &mut self,
         permit: BreakerPermit,
         outcome: Outcome,
-        took: Duration,
+        latency: impl Into<AttemptLatency>,
         now: Instant,
         draw: f64,
     ) -> Option<BreakerTransition> {
+        let latency = latency.into();
         if permit.epoch != self.epoch || permit.would_reject {
             return None;
         }
         match self.state {
-            State::Closed { .. } => self.observe_closed(outcome, took, now, draw),
-            State::HalfOpen { .. } => self.observe_probe(permit.lease?, outcome, took, now, draw),
+            State::Closed { .. } => self.observe_closed(outcome, latency, now, draw),
+            State::HalfOpen { .. } => {
+                self.observe_probe(permit.lease?, outcome, latency.took, now, draw)
+            }
             State::Open { .. } => None,
         }
     }
@@ -267,7 +270,7 @@ impl LocalBreaker {
     fn observe_closed(
         &mut self,
         outcome: Outcome,
-        took: Duration,
+        latency: AttemptLatency,
         now: Instant,
         draw: f64,
     ) -> Option<BreakerTransition> {
@@ -287,8 +290,10 @@ impl LocalBreaker {
         if let Some(window) = &mut self.failed {
             window.record(now, failed);
         }
-        if let (Some(window), Some(rule)) = (&mut self.slow, self.policy.slow_rate) {
-            window.record(now, took > rule.slower_than);
+        if let (Some(window), Some(rule)) = (&mut self.slow, self.policy.slow_rate)
+            && let Some(is_slow) = rule.is_slow(latency)
+        {
+            window.record(now, is_slow);
         }
         self.trip_if_due(now, draw)
     }

@@ -53,8 +53,7 @@ pub struct Quorum {
     pub fraction: f64,
 }
 
-/// Trips when more than the share `above` of at least `min_requests` within `over` took longer
-/// than `slower_than` to the first byte. A failure counts with the time it took.
+/// Trips when more than the share `above` of at least `min_requests` within `over` failed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateRule {
     pub above: f64,
@@ -63,13 +62,40 @@ pub struct RateRule {
 }
 
 /// Trips when more than the share `above` of at least `min_requests` in `over` took longer
-/// than `slower_than` to their first byte. Failures count with the time they took.
+/// than the limit to their first byte. Failures count with the time they took.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SlowRule {
     pub slower_than: Duration,
+    /// In place of `slower_than`: a multiple of the usual 95th percentile.
+    pub slower_than_baseline: Option<f64>,
     pub above: f64,
     pub over: Duration,
     pub min_requests: u32,
+}
+
+/// The time of an attempt to its first byte or failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttemptLatency {
+    pub took: Duration,
+    /// The 95th percentile that is usual for such attempts, if it is known.
+    pub usual_p95: Option<Duration>,
+}
+
+impl From<Duration> for AttemptLatency {
+    fn from(took: Duration) -> Self {
+        AttemptLatency { took, usual_p95: None }
+    }
+}
+
+impl SlowRule {
+    /// Whether an attempt was slow; none if it cannot be said.
+    pub fn is_slow(&self, latency: AttemptLatency) -> Option<bool> {
+        let limit = match self.slower_than_baseline {
+            None => self.slower_than,
+            Some(factor) => latency.usual_p95?.min(LONGEST).mul_f64(factor.clamp(0.0, 1e3)),
+        };
+        Some(latency.took > limit)
+    }
 }
 
 words! {

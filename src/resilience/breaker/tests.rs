@@ -20,6 +20,7 @@ const POLICY: BreakerPolicy = BreakerPolicy {
 const RATE: RateRule = RateRule { above: 0.5, over: Duration::from_secs(30), min_requests: 20 };
 const SLOW: SlowRule = SlowRule {
     slower_than: Duration::from_secs(20),
+    slower_than_baseline: None,
     above: 0.8,
     over: Duration::from_secs(30),
     min_requests: 10,
@@ -188,6 +189,25 @@ fn slow_successes_trip() {
         // Two took exactly the limit, which is not slower: 8 of 10, then 9 of 11.
         assert_eq!(moved.map(|moved| moved.cause), (n == 11).then_some(TransitionCause::SlowRate));
     }
+}
+
+#[test]
+fn attempts_that_are_slower_than_usual_trip_and_nothing_counts_while_that_is_unknown() {
+    let rule = SlowRule { slower_than_baseline: Some(2.0), ..SLOW };
+    let policy = BreakerPolicy { slow_rate: Some(rule), ..POLICY };
+    let (t0, mut breaker) = (Instant::now(), LocalBreaker::new(policy));
+    let mut observe = |took, usual_p95| {
+        let slow = permit(&mut breaker, t0);
+        let latency = AttemptLatency { took, usual_p95 };
+        breaker.observe(slow, Outcome::Success, latency, t0, MIDDLE).map(|moved| moved.cause)
+    };
+    for _ in 0..30 {
+        assert_eq!(observe(secs(60), None), None);
+    }
+    let usual = Some(ms(100));
+    assert_eq!((0..2).map(|_| observe(ms(200), usual)).collect::<Vec<_>>(), [None, None]);
+    let tripped = (3..=11).map(|n| observe(ms(201), usual).map(|cause| (n, cause)));
+    assert_eq!(tripped.flatten().collect::<Vec<_>>(), [(11, TransitionCause::SlowRate)]);
 }
 
 #[test]

@@ -12,6 +12,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use crate::resilience::stored_bytes::{BytesError, StoredForm};
+
 /// Values below 2^17 (131 us) count as that.
 const FIRST_OCTAVE: u32 = 17;
 /// Values from 2^40 (1,099 s) on count as just below.
@@ -97,36 +99,42 @@ impl<const STEPS: usize, const BINS: usize> LogCounts<STEPS, BINS> {
     pub fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.extend([FORMAT, STEPS as u8]);
         let counted = self.0.iter().filter(|count| **count > 0).count();
-        put_number(bytes, counted as u64);
+        (counted as u64).put(bytes);
         let mut next = 0;
         for (bin, count) in self.0.iter().enumerate().filter(|(_, count)| **count > 0) {
-            put_number(bytes, (bin - next) as u64);
-            put_number(bytes, u64::from(*count));
+            ((bin - next) as u64).put(bytes);
+            count.put(bytes);
             next = bin + 1;
         }
     }
 
     /// Reads the stored form.
-    pub fn decode(mut bytes: &[u8]) -> Result<Self, SketchError> {
-        let (format, steps) = (take_byte(&mut bytes)?, take_byte(&mut bytes)?);
+    pub fn decode(bytes: &[u8]) -> Result<Self, SketchError> {
+        let mut counts = Self::default();
+        counts.merge_stored(bytes).map(|()| counts)
+    }
+
+    /// Adds the values of a stored sketch. After an error some of them may be added.
+    pub fn merge_stored(&mut self, mut bytes: &[u8]) -> Result<(), SketchError> {
+        let (format, steps) = (u8::take(&mut bytes)?, u8::take(&mut bytes)?);
         if format != FORMAT {
             return Err(SketchError::Format(format));
         }
         if usize::from(steps) != STEPS {
             return Err(SketchError::Steps(steps));
         }
-        let (mut counts, mut bin) = (Self::default(), 0);
-        for _ in 0..take_number(&mut bytes)? {
-            let distance = usize::try_from(take_number(&mut bytes)?).unwrap_or(usize::MAX);
+        let mut bin = 0_usize;
+        for _ in 0..u32::take(&mut bytes)? {
+            let distance = usize::try_from(u32::take(&mut bytes)?).unwrap_or(usize::MAX);
             bin = distance.saturating_add(bin);
-            let count = u32::try_from(take_number(&mut bytes)?).ok().filter(|count| *count > 0);
-            let (Some(slot), Some(count)) = (counts.0.get_mut(bin), count) else {
+            let count = Some(u32::take(&mut bytes)?).filter(|count| *count > 0);
+            let (Some(slot), Some(count)) = (self.0.get_mut(bin), count) else {
                 return Err(SketchError::OutOfRange);
             };
-            *slot = count;
+            *slot = slot.saturating_add(count);
             bin += 1;
         }
-        if bytes.is_empty() { Ok(counts) } else { Err(SketchError::TrailingBytes(bytes.len())) }
+        if bytes.is_empty() { Ok(()) } else { Err(SketchError::TrailingBytes(bytes.len())) }
     }
 
     fn bin(value: u64) -> usize {
@@ -145,31 +153,13 @@ impl<const STEPS: usize, const BINS: usize> LogCounts<STEPS, BINS> {
     }
 }
 
-fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-}
-
-fn take_byte(bytes: &mut &[u8]) -> Result<u8, SketchError> {
-    let (first, rest) = bytes.split_first().ok_or(SketchError::Truncated)?;
-    *bytes = rest;
-    Ok(*first)
-}
-
-fn take_number(bytes: &mut &[u8]) -> Result<u64, SketchError> {
-    let mut number = 0;
-    // Counts and bins have at most 32 bits: five bytes.
-    for shift in [0, 7, 14, 21, 28] {
-        let byte = take_byte(bytes)?;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Ok(number);
+impl From<BytesError> for SketchError {
+    fn from(error: BytesError) -> Self {
+        match error {
+            BytesError::Truncated => SketchError::Truncated,
+            BytesError::OutOfRange => SketchError::OutOfRange,
         }
     }
-    Err(SketchError::OutOfRange)
 }
 
 impl Display for SketchError {
@@ -246,7 +236,7 @@ mod tests {
         assert_eq!(FineCounts::decode(&longer), Err(SketchError::TrailingBytes(1)));
         assert_eq!(FineCounts::decode(&[1, 64, 1, 0xff, 0xff, 1, 1]), Err(SketchError::OutOfRange));
         assert_eq!(
-            FineCounts::decode(&[1, 64, 0xff, 0xff, 0xff, 0xff, 0xff]),
+            FineCounts::decode(&[1, 64, 0xff, 0xff, 0xff, 0xff, 0xff, 1]),
             Err(SketchError::OutOfRange)
         );
     }
