@@ -12,6 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ApiError, ApiErrorKind};
@@ -118,20 +119,19 @@ impl Change {
         if body.is_empty() {
             return Ok(Change { note: AuditNote::default(), duration: None });
         }
-        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if !content_type.unwrap_or_default().starts_with("application/json") {
-            let detail = "the body is not declared as JSON (send `Content-Type: application/json`)";
-            return Err(ApiError::new(ApiErrorKind::NotJson, detail));
-        }
-        let request: ChangeRequest = serde_json::from_slice(body).map_err(|error| {
-            let expected = r#"{"for": "10m", "reason": "...", "by": "..."}"#;
-            let detail = format!("{error} (expected {expected}, each field optional)");
-            ApiError::new(ApiErrorKind::InvalidBody, detail)
-        })?;
+        let expected = r#"{"for": "10m", "reason": "...", "by": "..."}, each field optional"#;
+        let request: ChangeRequest = read_json(headers, body, expected)?;
         let duration = request.duration.as_deref().map(duration).transpose()?;
+        let mut change = Change::by(request.by, request.reason);
+        (change.note.fleet, change.duration) = (request.fleet, duration);
+        Ok(change)
+    }
+
+    /// A change on this host, without an end.
+    pub fn by(by: Option<String>, reason: Option<String>) -> Change {
         let text = |text: Option<String>| text.as_deref().map(one_line).unwrap_or_default();
-        let (by, reason) = (text(request.by), text(request.reason));
-        Ok(Change { note: AuditNote { by, reason, fleet: request.fleet }, duration })
+        let note = AuditNote { by: text(by), reason: text(reason), fleet: false };
+        Change { note, duration: None }
     }
 
     /// Rejects `for` where a change has no end of its own.
@@ -159,6 +159,25 @@ impl Change {
     pub fn until(&self, now: Instant) -> Option<Instant> {
         self.duration.map(|duration| now + duration)
     }
+}
+
+/// Reads a body of JSON; `expected` describes it.
+///
+/// # Errors
+/// If it is not declared as JSON, or has another form.
+pub fn read_json<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: &[u8],
+    expected: &str,
+) -> Result<T, ApiError> {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if !content_type.unwrap_or_default().starts_with("application/json") {
+        let detail = "the body is not declared as JSON (send `Content-Type: application/json`)";
+        return Err(ApiError::new(ApiErrorKind::NotJson, detail));
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        ApiError::new(ApiErrorKind::InvalidBody, format!("{error} (expected {expected})"))
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, ApiError> {

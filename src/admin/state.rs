@@ -7,6 +7,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::auth::Access;
+use crate::benchmark::history::RunHistory;
 use crate::cache::CacheRegistry;
 use crate::degradation::history::EpisodeHistory;
 use crate::fleet::Fleet;
@@ -36,4 +37,5 @@ pub struct AdminState {
     pub fleet: Option<Fleet>,
     pub episodes: Arc<EpisodeHistory>,
     pub tracker: Arc<Mutex<Tracker>>,
+    pub runs: Arc<RunHistory>,
 }

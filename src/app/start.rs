@@ -17,6 +17,7 @@ use super::workers::Workers;
 use super::{Options, StartError, core_dumps, descriptors, store_dir};
 use crate::admin::state::AdminState;
 use crate::admin::{self, Access, Token};
+use crate::benchmark::history::RunHistory;
 use crate::cache::CacheRegistry;
 use crate::clock;
 use crate::degradation::history::EpisodeHistory;
@@ -52,6 +53,7 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     let listener = front_runtime.block_on(async { Listener::bind(&options.listen) })?;
     let (admin, metrics) = (bind_admin(options.admin)?, bind_admin(options.metrics)?);
     let store = store_dir::open(&options.data, &live)?;
+    let runs = RunHistory::new(store.clone(), Arc::clone(&live)).map_err(std::io::Error::other)?;
     let state = Arc::new(AdminState {
         caches,
         loader: Arc::clone(&loader),
@@ -65,6 +67,7 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
         current,
         episodes: Arc::new(EpisodeHistory::new(store.clone())),
         tracker: Arc::default(),
+        runs: Arc::new(runs),
         store,
     });
     // Before the first log line that announces the process: an unhandled signal would end it.

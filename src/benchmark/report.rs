@@ -40,6 +40,17 @@ pub struct RunReport {
     pub baseline_comparison: Option<RunComparison>,
 }
 
+impl RunReport {
+    /// Without timelines and histograms.
+    pub fn without_details(mut self) -> RunReport {
+        for arm in &mut self.arms {
+            arm.timeline.clear();
+            arm.histogram.clear();
+        }
+        self
+    }
+}
+
 /// Where a run is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -252,4 +263,48 @@ pub struct RunList {
     /// For `before` of the next page; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+}
+
+/// `/api/benchmarks/NAME/baseline`: the run with which each run is compared when it ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchmarkBaseline {
+    pub benchmark: String,
+    /// Without timelines and histograms; absent if no baseline is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunReport>,
+}
+
+/// `GET /api/benchmarks/NAME/trend`: a figure of the stored runs that are done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchmarkTrend {
+    pub benchmark: String,
+    pub measure: String,
+    /// The newest 1000, oldest first. Runs without the figure are left out.
+    pub points: Vec<TrendPoint>,
+    /// The runs since which the figure has another level.
+    pub changes: Vec<TrendChange>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TrendPoint {
+    /// The run's id.
+    pub run: String,
+    /// RFC 3339.
+    pub began: String,
+    /// Seconds, a share, calls or tokens in a second, or an amount of money.
+    pub value: f64,
+}
+
+/// A change of level, by more than comes from noise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TrendChange {
+    /// The first run after it.
+    pub run: String,
+    /// RFC 3339; of this run.
+    pub began: String,
+    /// The median of the runs before it, back to the change before.
+    pub before: f64,
+    /// The median of the runs since, up to the next change.
+    pub after: f64,
+    pub worse: bool,
 }

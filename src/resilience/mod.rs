@@ -17,10 +17,12 @@
 //! - [`stats`]: sliding windows and latency quantiles
 //! - [`baseline`]: the usual figures of a series of calls, and whether it became worse
 //! - [`comparison`]: whether one benchmark run is better or worse than another
+//! - [`change_points`]: since when a figure has another level
 
 pub mod balance;
 pub mod baseline;
 pub mod breaker;
+pub mod change_points;
 pub mod comparison;
 pub mod condition;
 pub mod hysteresis;

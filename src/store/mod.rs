@@ -1,10 +1,11 @@
-//! The embedded database: acknowledged jobs and their results, episodes of degradation modes, and
-//! roll-ups of calls with what was learned from them.
+//! The embedded database: acknowledged jobs and their results, episodes of degradation modes,
+//! roll-ups of calls with what was learned from them, and runs of benchmarks.
 //!
 //! One thread writes, with group commit (`writer.rs`); another reads. Calls are futures, so that no
 //! worker waits for a disk. A change is on disk when its call returns: nothing is acknowledged
 //! before it is durable (docs/design/architecture.md "Invariants"). `transitions.rs` has the states.
 
+pub mod benchmark_runs;
 mod episodes;
 #[cfg(test)]
 mod faults_tests;
@@ -90,6 +91,7 @@ impl Store {
         let broken = |error: rusqlite::Error| directory.error(&error);
         let db = directory.prepare()?;
         let recovered = transitions::recover(&db).map_err(broken)?;
+        benchmark_runs::abort_running(&db).map_err(broken)?;
         let principal_key = queries::note(&db, "principal_key").map_err(broken)?;
         let name = queries::note(&db, "name").map_err(broken)?;
         let writer = StoreWriter::start(db, Arc::clone(&directory), observer).map_err(io)?;

@@ -20,7 +20,8 @@ const KEPT: usize = 1000;
 pub struct Event {
     /// RFC 3339.
     pub at: String,
-    /// `breaker`, `policy`, `degradation`, `fleet`, `override`, `regression`, `job_dead` or `job_expired`.
+    /// `breaker`, `policy`, `degradation`, `fleet`, `override`, `regression`,
+    /// `benchmark_regression`, `job_dead` or `job_expired`.
     pub kind: Cow<'static, str>,
     /// The key of the changed object, such as `openai/api.openai.com:443/gpt-4o`.
     pub key: String,

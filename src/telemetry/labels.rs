@@ -124,6 +124,7 @@ labels! {
         /// `p50`, `p95`, `first_content`, `tokens_per_second` or `error_rate`.
         measure: &'static str,
     }
+    BenchmarkLabels { benchmark: String, }
     QueueLabels by queue { queue: String, }
     ClassLabels by queue { queue: String, class: String, }
     ShedLabels by queue { queue: String, class: String, reason: &'static str, }

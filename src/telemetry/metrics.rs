@@ -183,6 +183,8 @@ metrics! {
     regressions: series Counter [RegressionLabels], "Regressions detected: a measure became worse than its baseline";
     host_regression: single Level, "1 while most series are worse than their baselines, so that this host or its network is the likely cause";
 
+    benchmark_regressions: series Counter [BenchmarkLabels], "Runs of a benchmark that were worse than its baseline";
+
     jobs: family Level [JobLabels], "Jobs in the store, by queue and state";
     job_oldest_ready_seconds: family Ratio [QueueLabels], "Age of the oldest job that is ready to run";
     job_deliveries: series Counter [DeliveryLabels], "Runs of jobs and deliveries of results, by result";

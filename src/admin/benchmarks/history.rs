@@ -1,0 +1,212 @@
+//! `/api/benchmarks/runs` and below: stored runs, baselines, comparisons and trends.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::admin::change::{Change, read_json};
+use crate::admin::error::{ApiError, ApiErrorKind};
+use crate::admin::routes::{ApiJson, ApiRoutes};
+use crate::admin::state::AdminState;
+use crate::benchmark::history::HistoryError;
+use crate::benchmark::report::{
+    BenchmarkBaseline, BenchmarkTrend, RunComparison, RunList, RunReport, RunState,
+};
+use crate::benchmark::trend::TrendMeasure;
+use crate::store::benchmark_runs::RunFilter;
+
+const DEFAULT_PAGE: u32 = 50;
+const MAX_PAGE: u32 = 1000;
+/// Instead of a run's id: the baseline of its benchmark.
+const BASELINE: &str = "baseline";
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RunQuery {
+    benchmark: Option<String>,
+    state: Option<String>,
+    before: Option<String>,
+    limit: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ComparisonQuery {
+    with: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TrendQuery {
+    measure: Option<String>,
+}
+
+/// The body that sets a baseline.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BaselineRequest {
+    /// The id of a run that is done.
+    pub run: String,
+    /// The operator's name, for the audit log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The reason, for the audit log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+pub fn routes() -> ApiRoutes {
+    let baseline = "/api/benchmarks/{name}/baseline";
+    ApiRoutes::default()
+        .get::<RunList, _>(
+            "/api/benchmarks/runs",
+            "Lists runs of benchmarks, the newest first. Query: `benchmark` and `state` filter, \
+             `limit` (50, at most 1000) sets the page size, `before` is the `next` of the previous \
+             page.",
+            list,
+        )
+        .get::<RunComparison, _>(
+            "/api/benchmarks/runs/{id}/comparison",
+            "Compares a run with another: p50, p95, p99, throughput and error rate. Query: `with` \
+             (`baseline`) is the id of the other run, or `baseline`. 409 when a run is not done.",
+            compare,
+        )
+        .get::<BenchmarkTrend, _>(
+            "/api/benchmarks/{name}/trend",
+            "Reports a figure over the stored runs of a benchmark, and its changes. Query: \
+             `measure` (`p95`): `p50`, `p90`, `p95`, `p99`, `first_byte`, `first_content`, \
+             `tokens_per_second`, `throughput`, `error_rate` or `cost`.",
+            trend,
+        )
+        .get::<BenchmarkBaseline, _>(baseline, "Reports the baseline of a benchmark.", show)
+        .put::<BenchmarkBaseline, _>(
+            baseline,
+            "Sets the baseline: the run with which each further run is compared when it ends. \
+             Body: `{\"run\": ID}`, and optionally `by` and `reason`.",
+            set,
+        )
+        .delete::<BenchmarkBaseline, _>(baseline, "Removes the baseline of a benchmark.", clear)
+}
+
+async fn list(
+    State(admin): State<Arc<AdminState>>,
+    query: Result<Query<RunQuery>, QueryRejection>,
+) -> Result<ApiJson<RunList>, ApiError> {
+    let query = read_query(query, "benchmark, state, limit, before")?;
+    let state = query.state.as_deref().map(parse_state).transpose()?;
+    let filter = RunFilter {
+        benchmark: query.benchmark,
+        state: state.map(|state| state.as_str().to_owned()),
+        before: query.before,
+        limit: query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE),
+    };
+    Ok(ApiJson(admin.runs.list(filter).await?))
+}
+
+async fn compare(
+    State(admin): State<Arc<AdminState>>,
+    Path(id): Path<String>,
+    query: Result<Query<ComparisonQuery>, QueryRejection>,
+) -> Result<ApiJson<RunComparison>, ApiError> {
+    let query = read_query(query, "with")?;
+    let with = match query.with.filter(|with| with != BASELINE) {
+        Some(with) => with,
+        None => admin.runs.baseline_of_run(&id).await?,
+    };
+    Ok(ApiJson(admin.runs.compare(&with, &id).await?))
+}
+
+async fn trend(
+    State(admin): State<Arc<AdminState>>,
+    Path(name): Path<String>,
+    query: Result<Query<TrendQuery>, QueryRejection>,
+) -> Result<ApiJson<BenchmarkTrend>, ApiError> {
+    let query = read_query(query, "measure")?;
+    let word = query.measure.as_deref().unwrap_or(TrendMeasure::P95.as_str());
+    let measure = TrendMeasure::from_word(word).ok_or_else(|| {
+        let known = TrendMeasure::ALL.map(TrendMeasure::as_str).join(", ");
+        let detail = format!("unknown measure `{word}` (expected {known})");
+        ApiError::new(ApiErrorKind::InvalidQuery, detail)
+    })?;
+    Ok(ApiJson(admin.runs.trend(&name, measure).await?))
+}
+
+async fn show(
+    State(admin): State<Arc<AdminState>>,
+    Path(name): Path<String>,
+) -> Result<ApiJson<BenchmarkBaseline>, ApiError> {
+    admin.baseline(name).await
+}
+
+async fn set(
+    State(admin): State<Arc<AdminState>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<ApiJson<BenchmarkBaseline>, ApiError> {
+    let request: BaselineRequest = read_json(&headers, &body, r#"{"run": "..."}"#)?;
+    let change = Change::by(request.by, request.reason);
+    admin.runs.set_baseline(&name, &request.run).await?;
+    admin.audit("benchmark_baseline_set", &name, &change);
+    admin.baseline(name).await
+}
+
+async fn clear(
+    State(admin): State<Arc<AdminState>>,
+    Path(name): Path<String>,
+    change: Change,
+) -> Result<ApiJson<BenchmarkBaseline>, ApiError> {
+    change.without_end("a baseline is removed for good")?;
+    change.on_this_host()?;
+    if admin.runs.clear_baseline(&name).await? {
+        admin.audit("benchmark_baseline_clear", &name, &change);
+    }
+    admin.baseline(name).await
+}
+
+impl AdminState {
+    async fn baseline(&self, benchmark: String) -> Result<ApiJson<BenchmarkBaseline>, ApiError> {
+        let run = match self.runs.baseline(&benchmark).await? {
+            Some(id) => Some(self.runs.run(&id).await?),
+            None => None,
+        };
+        let run = run.map(RunReport::without_details);
+        Ok(ApiJson(BenchmarkBaseline { benchmark, run }))
+    }
+}
+
+fn read_query<T>(query: Result<Query<T>, QueryRejection>, expected: &str) -> Result<T, ApiError> {
+    query.map(|Query(query)| query).map_err(|error| {
+        ApiError::new(ApiErrorKind::InvalidQuery, format!("{error} (expected {expected})"))
+    })
+}
+
+fn parse_state(text: &str) -> Result<RunState, ApiError> {
+    let states = [RunState::Running, RunState::Done, RunState::Aborted, RunState::Failed];
+    states.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
+        let known = states.map(RunState::as_str).join(", ");
+        let detail = format!("unknown state `{text}` of a run (expected {known})");
+        ApiError::new(ApiErrorKind::InvalidState, detail)
+    })
+}
+
+impl From<HistoryError> for ApiError {
+    fn from(error: HistoryError) -> ApiError {
+        let kind = match error {
+            HistoryError::Store(_) | HistoryError::Ended => ApiErrorKind::StoreUnavailable,
+            HistoryError::UnknownRun(_) => ApiErrorKind::UnknownRun,
+            HistoryError::NoBaseline(_) => ApiErrorKind::NoBaseline,
+            HistoryError::NotDone(..) | HistoryError::NoCalls(_) => ApiErrorKind::RunState,
+            HistoryError::OtherBenchmark(..) | HistoryError::TooManyBaselines(_) => {
+                ApiErrorKind::InvalidBaseline
+            }
+            HistoryError::Damaged { .. } => ApiErrorKind::DamagedRun,
+        };
+        ApiError::new(kind, error.to_string())
+    }
+}
