@@ -1,6 +1,7 @@
 //! The stored runs, and their comparison with each other and with the baseline.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -159,6 +160,13 @@ impl RunHistory {
             BaselineResult::NotDone(state) => Err(HistoryError::NotDone(run.to_owned(), state)),
             BaselineResult::TooMany(count) => Err(HistoryError::TooManyBaselines(count)),
         }
+    }
+
+    /// The time since the last start by the schedule; `None`: there was none. A start in the future
+    /// counts as one now, because the clock was set.
+    pub async fn scheduled_age(&self, benchmark: &str) -> Result<Option<Duration>, HistoryError> {
+        let start = self.runs.scheduled_start(benchmark.to_owned()).await?;
+        Ok(start.map(|start| start.until(Millis::of(clock::wall()))))
     }
 
     /// Returns whether there was one.
@@ -322,4 +330,4 @@ fn stored(mut report: RunReport, blocks: Option<Vec<u8>>) -> Result<StoredRun, H
 
 #[cfg(test)]
 #[path = "history_tests.rs"]
-mod tests;
+pub(in crate::benchmark) mod tests;

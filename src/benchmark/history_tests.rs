@@ -7,7 +7,7 @@ fn history() -> RunHistory {
     RunHistory::new(None, Arc::new(live)).expect("tables")
 }
 
-fn report(id: &str, state: RunState) -> RunReport {
+pub(in crate::benchmark) fn report(id: &str, state: RunState) -> RunReport {
     let latency = Quantiles { p50: 0.1, p90: 0.2, p95: 0.3, p99: 0.4, max: 0.5 };
     let figures = RunFigures { calls: 10, latency: Some(latency), ..RunFigures::default() };
     let environment = Environment {

@@ -7,4 +7,6 @@ pub mod block_codec;
 pub mod compare;
 pub mod history;
 pub mod report;
+pub mod schedule;
+pub mod timetable;
 pub mod trend;

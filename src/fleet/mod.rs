@@ -6,9 +6,10 @@
 //!
 //! - [`redis`]: the connection, its URL, the scripts
 //! - [`sync`]: heartbeat and snapshot; [`stream`]: transitions, holds and overrides as they happen
-//! - [`breakers`], [`limits`], [`overrides`]: the calls for each kind of state
+//! - [`breakers`], [`limits`], [`overrides`], [`benchmarks`]: the calls for each kind of state
 //! - [`status`] serves `/api/fleet`
 
+pub mod benchmarks;
 pub mod breakers;
 pub mod limits;
 pub mod overrides;

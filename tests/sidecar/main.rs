@@ -14,6 +14,7 @@ mod support;
 mod access_records;
 mod affinity;
 mod attack;
+mod benchmark_history;
 mod bounds;
 mod breaker_probes;
 mod breakers;

@@ -15,13 +15,14 @@ use crate::admin::routes::{ApiJson, ApiRoutes};
 use crate::admin::state::AdminState;
 use crate::benchmark::history::HistoryError;
 use crate::benchmark::report::{
-    BenchmarkBaseline, BenchmarkTrend, RunComparison, RunList, RunReport, RunState,
+    BenchmarkBaseline, BenchmarkTrend, RunComparison, RunList, RunState,
 };
 use crate::benchmark::trend::TrendMeasure;
 use crate::store::benchmark_runs::RunFilter;
 
 const DEFAULT_PAGE: u32 = 50;
 const MAX_PAGE: u32 = 1000;
+const BASELINE_PATH: &str = "/api/benchmarks/{name}/baseline";
 /// Instead of a run's id: the baseline of its benchmark.
 const BASELINE: &str = "baseline";
 
@@ -61,7 +62,6 @@ pub struct BaselineRequest {
 }
 
 pub fn routes() -> ApiRoutes {
-    let baseline = "/api/benchmarks/{name}/baseline";
     ApiRoutes::default()
         .get::<RunList, _>(
             "/api/benchmarks/runs",
@@ -83,14 +83,18 @@ pub fn routes() -> ApiRoutes {
              `tokens_per_second`, `throughput`, `error_rate` or `cost`.",
             trend,
         )
-        .get::<BenchmarkBaseline, _>(baseline, "Reports the baseline of a benchmark.", show)
+        .get::<BenchmarkBaseline, _>(BASELINE_PATH, "Reports the baseline of a benchmark.", show)
         .put::<BenchmarkBaseline, _>(
-            baseline,
+            BASELINE_PATH,
             "Sets the baseline: the run with which each further run is compared when it ends. \
              Body: `{\"run\": ID}`, and optionally `by` and `reason`.",
             set,
         )
-        .delete::<BenchmarkBaseline, _>(baseline, "Removes the baseline of a benchmark.", clear)
+        .delete::<BenchmarkBaseline, _>(
+            BASELINE_PATH,
+            "Removes the baseline of a benchmark.",
+            clear,
+        )
 }
 
 async fn list(
@@ -140,7 +144,7 @@ async fn show(
     State(admin): State<Arc<AdminState>>,
     Path(name): Path<String>,
 ) -> Result<ApiJson<BenchmarkBaseline>, ApiError> {
-    admin.baseline(name).await
+    baseline(&admin, name).await
 }
 
 async fn set(
@@ -153,7 +157,7 @@ async fn set(
     let change = Change::by(request.by, request.reason);
     admin.runs.set_baseline(&name, &request.run).await?;
     admin.audit("benchmark_baseline_set", &name, &change);
-    admin.baseline(name).await
+    baseline(&admin, name).await
 }
 
 async fn clear(
@@ -166,18 +170,18 @@ async fn clear(
     if admin.runs.clear_baseline(&name).await? {
         admin.audit("benchmark_baseline_clear", &name, &change);
     }
-    admin.baseline(name).await
+    baseline(&admin, name).await
 }
 
-impl AdminState {
-    async fn baseline(&self, benchmark: String) -> Result<ApiJson<BenchmarkBaseline>, ApiError> {
-        let run = match self.runs.baseline(&benchmark).await? {
-            Some(id) => Some(self.runs.run(&id).await?),
-            None => None,
-        };
-        let run = run.map(RunReport::without_details);
-        Ok(ApiJson(BenchmarkBaseline { benchmark, run }))
-    }
+async fn baseline(
+    admin: &AdminState,
+    benchmark: String,
+) -> Result<ApiJson<BenchmarkBaseline>, ApiError> {
+    let run = match admin.runs.baseline(&benchmark).await? {
+        Some(id) => Some(admin.runs.run(&id).await?.without_details()),
+        None => None,
+    };
+    Ok(ApiJson(BenchmarkBaseline { benchmark, run }))
 }
 
 fn read_query<T>(query: Result<Query<T>, QueryRejection>, expected: &str) -> Result<T, ApiError> {

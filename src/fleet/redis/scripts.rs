@@ -35,5 +35,7 @@ scripts! {
         chunk: "../scripts/chunk.lua",
         snapshot: "../scripts/snapshot.lua",
         breaker_details: "../scripts/breaker_details.lua",
+        benchmark_lease: "../scripts/benchmark_lease.lua",
+        benchmark_settle: "../scripts/benchmark_settle.lua",
     }
 }
