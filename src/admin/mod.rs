@@ -12,6 +12,7 @@ pub mod caches;
 pub mod change;
 pub mod degradation;
 pub mod error;
+pub mod history;
 pub mod jobs;
 mod listener;
 mod metrics;
@@ -45,6 +46,8 @@ fn all_routes() -> ApiRoutes {
         .merge(caches::routes())
         .merge(selection::routes())
         .merge(benchmarks::routes())
+        .merge(history::requests::routes())
+        .merge(history::events::routes())
         .with_index()
 }
 

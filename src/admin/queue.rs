@@ -98,21 +98,13 @@ pub fn routes() -> ApiRoutes {
 
 async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<QueueList> {
     let snapshot = admin.current.load_full();
-    let now = clock::now();
-    let live = admin.live.queues();
-    let status = |policy: &model::Queue| {
-        let live = live.iter().find(|live| live.name == policy.name)?;
-        Some(QueueStatus::new(policy, live, &admin.live, now))
-    };
-    let mut queues: Vec<QueueStatus> = snapshot.policy.queues.iter().filter_map(status).collect();
     let providers = snapshot.providers.iter().map(|provider| ProviderQueueStatus {
         name: provider.policy.name.clone(),
         waiting: provider.live.waiting(),
         drain_rate: admin.live.wait_queue.drain_rate(provider.live.id()),
     });
     let providers = providers.collect();
-    admin.add_job_totals(&mut queues, &snapshot).await;
-    ApiJson(QueueList { queues, providers })
+    ApiJson(QueueList { queues: admin.queues().await, providers })
 }
 
 async fn change(
@@ -150,6 +142,19 @@ impl AdminState {
             let detail = format!("no route uses a queue `{name}`");
             ApiError::unknown(ApiErrorKind::UnknownQueue, &detail, known)
         })
+    }
+
+    /// The queues of the policy in force.
+    pub(super) async fn queues(&self) -> Vec<QueueStatus> {
+        let snapshot = self.current.load_full();
+        let (now, live) = (clock::now(), self.live.queues());
+        let status = |policy: &model::Queue| {
+            let live = live.iter().find(|live| live.name == policy.name)?;
+            Some(QueueStatus::new(policy, live, &self.live, now))
+        };
+        let mut queues: Vec<_> = snapshot.policy.queues.iter().filter_map(status).collect();
+        self.add_job_totals(&mut queues, &snapshot).await;
+        queues
     }
 
     /// Leaves the totals out when the store cannot be read; the store logs its own errors.

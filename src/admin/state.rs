@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::auth::Access;
 use crate::benchmark::history::RunHistory;
@@ -16,6 +17,9 @@ use crate::snapshot::CurrentSnapshot;
 use crate::snapshot::loader::Loader;
 use crate::store::Store;
 use crate::tracking::tracker::Tracker;
+
+/// Streams of events at a time.
+pub const EVENT_STREAMS: usize = 16;
 
 /// The parts of the sidecar that the API reads and changes.
 #[derive(Debug)]
@@ -38,4 +42,6 @@ pub struct AdminState {
     pub episodes: Arc<EpisodeHistory>,
     pub tracker: Arc<Mutex<Tracker>>,
     pub runs: Arc<RunHistory>,
+    /// The places for streams of events.
+    pub streams: Arc<Semaphore>,
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, Sender};
 use tokio::task::LocalSet;
 
@@ -15,7 +16,7 @@ use super::shutdown::{Shutdown, drain};
 use super::signals::{SignalAction, Signals};
 use super::workers::Workers;
 use super::{Options, StartError, core_dumps, descriptors, store_dir};
-use crate::admin::state::AdminState;
+use crate::admin::state::{AdminState, EVENT_STREAMS};
 use crate::admin::{self, Access, Token};
 use crate::benchmark::history::RunHistory;
 use crate::cache::CacheRegistry;
@@ -41,8 +42,7 @@ use crate::upstream::Resolver;
 /// When it cannot start. Then nothing is left running.
 pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     core_dumps::disable();
-    let access = access(options)?;
-    let read = read_policy(options)?;
+    let (access, read) = (access(options)?, read_policy(options)?);
     let shares = descriptors::prepare(read.loaded.policy.server.connections);
     let (control, front_runtime) = (runtime()?, runtime()?);
     let live = Arc::new(live(options, read.loaded.policy.server.buffered));
@@ -68,6 +68,7 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
         episodes: Arc::new(EpisodeHistory::new(store.clone())),
         tracker: Arc::default(),
         runs: Arc::new(runs),
+        streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
         store,
     });
     // Before the first log line that announces the process: an unhandled signal would end it.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{HeaderValue, Method, Request, Response};
+use http_body_util::{BodyExt, Collected, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,6 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::admin::change::ChangeRequest;
 use crate::admin::error::ApiProblem;
+use crate::admin::history::sse::LAST_EVENT_ID;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_RESPONSE: usize = 64 << 20;
@@ -86,6 +88,14 @@ impl NoteArgs {
 }
 
 impl Reply {
+    /// The response as a value.
+    ///
+    /// # Errors
+    /// When the sidecar is of another version and its response has another form.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, String> {
+        serde_json::from_slice(&self.body).map_err(|error| unexpected(&error))
+    }
+
     /// The text for the terminal: made by `text`, or the JSON itself with `--json`.
     ///
     /// # Errors
@@ -94,15 +104,10 @@ impl Reply {
         &self,
         text: impl FnOnce(&T) -> String,
     ) -> Result<String, String> {
-        let unexpected = |error: serde_json::Error| {
-            let hint = "is the sidecar of another version? try --json";
-            format!("unexpected response of the admin API: {error} ({hint})")
-        };
-        if self.json {
-            let value: Value = serde_json::from_slice(&self.body).map_err(unexpected)?;
-            return Ok(format!("{value:#}"));
+        match self.json {
+            true => self.read::<Value>().map(|value| format!("{value:#}")),
+            false => self.read().map(|body| text(&body)),
         }
-        serde_json::from_slice(&self.body).map(|body| text(&body)).map_err(unexpected)
     }
 }
 
@@ -127,32 +132,65 @@ impl AdminArgs {
         })
     }
 
+    /// Opens a stream of events after the one with this id.
+    ///
+    /// # Errors
+    /// If the sidecar cannot be reached or rejects the request.
+    pub async fn open(&self, path: &str, after: Option<&str>) -> Result<Incoming, String> {
+        let mut request = self.request(self.address(), Method::GET, path, None)?;
+        if let Some(Ok(after)) = after.map(HeaderValue::from_str) {
+            request.headers_mut().insert(LAST_EVENT_ID, after);
+        }
+        let response = tokio::time::timeout(TIMEOUT, self.call(request)).await;
+        let response = response
+            .unwrap_or_else(|_| Err(format!("{}: no response within {TIMEOUT:?}", self.admin)))?;
+        match response.status().is_success() {
+            true => Ok(response.into_body()),
+            false => Err(self.rejected(response).await),
+        }
+    }
+
     async fn exchange(
         &self,
         method: Method,
         path: &str,
         body: Option<Bytes>,
     ) -> Result<Reply, String> {
-        let failed = |error: &dyn std::fmt::Display| {
-            let hint = "is a sidecar running there? choose its address with --admin";
-            format!("{}: {error} ({hint})", self.admin)
-        };
-        let address = self.admin.trim_start_matches("http://").trim_end_matches('/');
-        let stream = TcpStream::connect(address).await.map_err(|e| failed(&e))?;
+        let response = self.call(self.request(self.address(), method, path, body)?).await?;
+        if !response.status().is_success() {
+            return Err(self.rejected(response).await);
+        }
+        let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
+        let body = body.map_err(|error| self.failed(&error))?.to_bytes();
+        Ok(Reply { body, json: self.json })
+    }
+
+    fn address(&self) -> &str {
+        self.admin.trim_start_matches("http://").trim_end_matches('/')
+    }
+
+    fn failed(&self, error: &dyn std::fmt::Display) -> String {
+        let hint = "is a sidecar running there? choose its address with --admin";
+        format!("{}: {error} ({hint})", self.admin)
+    }
+
+    /// Sends a request over a connection of its own.
+    async fn call(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
+        let stream = TcpStream::connect(self.address()).await.map_err(|e| self.failed(&e))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|e| failed(&e))?;
+        let (mut sender, connection) = handshake.map_err(|e| self.failed(&e))?;
         tokio::spawn(connection);
-        let request = self.request(address, method, path, body)?;
-        let response = sender.send_request(request).await.map_err(|e| failed(&e))?;
+        sender.send_request(request).await.map_err(|e| self.failed(&e))
+    }
+
+    /// The reason that the sidecar gave.
+    async fn rejected(&self, response: Response<Incoming>) -> String {
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
-        let body = body.map_err(|e| failed(&e))?.to_bytes();
-        if status.is_success() {
-            return Ok(Reply { body, json: self.json });
-        }
+        let body = body.map(Collected::to_bytes).unwrap_or_default();
         let problem = serde_json::from_slice::<ApiProblem>(&body);
         let detail = problem.map_or_else(|_| "no reason given".to_owned(), |p| p.detail);
-        Err(format!("{}: {status}: {detail}", self.admin))
+        format!("{}: {status}: {detail}", self.admin)
     }
 
     fn request(
@@ -174,6 +212,11 @@ impl AdminArgs {
         let request = request.body(Full::new(body.unwrap_or_default()));
         request.map_err(|error| error.to_string())
     }
+}
+
+fn unexpected(error: &serde_json::Error) -> String {
+    let hint = "is the sidecar of another version? try --json";
+    format!("unexpected response of the admin API: {error} ({hint})")
 }
 
 /// Percent-encodes a key for a path or a query. Slashes stay.

@@ -15,6 +15,7 @@ mod output;
 mod queue;
 mod run;
 mod status;
+mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -28,7 +29,10 @@ use crate::telemetry::escape::escape_lines;
 /// The exit codes and their meanings.
 pub const EXIT_CODES: [(u8, &str); 5] = [
     (0, "success"),
-    (1, "the policy has an error (`check`), or no route takes the request (`explain`)"),
+    (
+        1,
+        "the policy has an error (`check`), no route takes the request (`explain`), or there is a problem (`status`)",
+    ),
     (
         2,
         "the command cannot be carried out: invalid arguments, an invalid policy (`run`, `explain`), or the sidecar cannot be reached or rejects the change",
@@ -45,7 +49,7 @@ Getting started:
 
 Then set the application's base URL to http://127.0.0.1:8700/v1.
 
-Exit codes: 0 success, 1 `check` or `explain` found a problem, 2 the command failed.
+Exit codes: 0 success, 1 `check`, `explain` or `status` found a problem, 2 the command failed.
 `outrigger COMMAND --help` has examples.";
 
 #[derive(Debug, Parser)]
@@ -75,13 +79,17 @@ enum Command {
         outrigger explain POST /v1/chat/completions -H 'x-tenant: gold'\n  \
         outrigger explain POST /v1/chat/completions --live --model gpt-4o")]
     Explain(explain::ExplainArgs),
-    /// Show the state of a running sidecar: providers, routes, connections.
+    /// Show the state of a running sidecar: problems, providers, routes, connections.
     ///
-    /// STATE says why an endpoint takes no requests now. IN FLIGHT is the number of attempts and the limit of the provider, WAITING the requests that wait for that limit. SELECTED counts the attempts since the start, FIRST BYTE is the recent time to the first byte of a response. RETRIES LEFT is the route's retry budget.
+    /// PROBLEMS NOW comes first: each with its cause, its start, and a command that helps; the exit code is 1 while there is one. STATE says why an endpoint takes no requests now. IN FLIGHT is the number of attempts and the limit of the provider, WAITING the requests that wait for that limit. SELECTED counts the attempts since the start, FIRST BYTE is the recent time to the first byte of a response. RETRIES LEFT is the route's retry budget.
     #[command(after_help = "Examples:\n  \
         outrigger status\n  \
         outrigger status --admin 10.0.0.7:8701 --admin-token file:/run/secrets/admin --json")]
     Status(AdminArgs),
+    Requests(watch::requests::RequestsArgs),
+    Why(watch::requests::WhyArgs),
+    Tap(watch::tap::TapArgs),
+    Events(watch::events::EventsArgs),
     Breakers(breakers::BreakersArgs),
     Degrade(degrade::DegradeArgs),
     /// Show the hosts that share state with a running sidecar through Redis, and that state.
@@ -104,7 +112,11 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Schema => check::schema(),
         Command::Explain(args) => explain::run(&args),
-        Command::Status(admin) => print(status::run(&admin)),
+        Command::Status(admin) => status::run(&admin),
+        Command::Requests(args) => print(watch::requests::run(&args)),
+        Command::Why(args) => print(watch::requests::why(&args)),
+        Command::Events(args) => exit(watch::events::run(&args)),
+        Command::Tap(args) => exit(watch::tap::run(&args)),
         Command::Breakers(args) => print(breakers::run(&args)),
         Command::Degrade(args) => print(degrade::run(&args)),
         Command::Fleet(admin) => print(fleet::run(&admin)),
@@ -122,12 +134,14 @@ pub fn command() -> clap::Command {
 }
 
 fn print(result: Result<String, String>) -> ExitCode {
+    // A closed pipe is not an error.
+    exit(result.map(|text| drop(writeln!(std::io::stdout(), "{}", escape_lines(&text)))))
+}
+
+/// The exit code of a command that has printed its result.
+fn exit(result: Result<(), String>) -> ExitCode {
     match result {
-        Ok(text) => {
-            // A closed pipe is not an error.
-            let _ = writeln!(std::io::stdout(), "{}", escape_lines(&text));
-            ExitCode::SUCCESS
-        }
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", escape_lines(&error.to_string()));
             ExitCode::from(2)

@@ -122,6 +122,18 @@ fn wrap(cell: &str, width: usize) -> Vec<String> {
     lines.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
+/// A paragraph beside a mark, within the width of the terminal.
+pub fn indented(mark: &str, text: &str) -> String {
+    const INDENT: usize = 10;
+    let width = terminal_width().map_or(usize::MAX, |width| width.saturating_sub(INDENT).max(20));
+    let lines = wrap(text, width);
+    let line = |(at, line): (usize, &String)| {
+        let mark = if at == 0 { mark } else { "" };
+        format!("{mark:<INDENT$}{line}").trim_end().to_owned()
+    };
+    lines.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
+}
+
 fn length(text: &str) -> usize {
     text.chars().count()
 }

@@ -1,12 +1,26 @@
 //! `outrigger status`: the state of a running sidecar on one screen.
 
+use std::cell::Cell;
+use std::process::ExitCode;
+
 use super::admin_client::AdminArgs;
 use super::breakers::held_table;
-use super::output::{NONE, count, decimal, duration, size, table};
-use crate::admin::status::{EndpointStatus, ProviderStatus, SidecarStatus};
+use super::output::{NONE, count, decimal, duration, indented, size, table, time};
+use crate::admin::status::{
+    EndpointStatus, OpenProblem, ProblemSeverity, ProviderStatus, SidecarStatus,
+};
 
-pub fn run(admin: &AdminArgs) -> Result<String, String> {
-    admin.get("/api/status")?.print(text)
+/// Exits 1 while there is a problem, 2 when the sidecar cannot be asked.
+pub fn run(admin: &AdminArgs) -> ExitCode {
+    let has_problem = Cell::new(false);
+    let text = admin.get("/api/status").and_then(|reply| {
+        has_problem.set(!reply.read::<SidecarStatus>()?.problems.is_empty());
+        reply.print(text)
+    });
+    match super::print(text) {
+        ExitCode::SUCCESS if has_problem.get() => ExitCode::FAILURE,
+        code => code,
+    }
 }
 
 fn text(status: &SidecarStatus) -> String {
@@ -31,8 +45,26 @@ fn text(status: &SidecarStatus) -> String {
     let header = ["ROUTE", "BALANCE", "RETRIES LEFT"];
     let routes = table(&header, routes);
     let held = held_table(&status.held);
-    let parts = [Some(summary), Some(providers), Some(routes), held];
+    let parts = [problems(&status.problems), Some(summary), Some(providers), Some(routes), held];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
+}
+
+/// The problems, each with its command.
+fn problems(all: &[OpenProblem]) -> Option<String> {
+    let paragraph = |problem: &OpenProblem| {
+        let OpenProblem { severity, what, why, since, command, .. } = problem;
+        let mark = match severity {
+            ProblemSeverity::Critical => "CRITICAL",
+            ProblemSeverity::Warning => "warning",
+        };
+        let since = since.as_ref().map(|at| format!(", since {}", time(at))).unwrap_or_default();
+        let mut lines = vec![indented(mark, &format!("{what}{since}"))];
+        lines.extend(why.iter().map(|why| indented(" ", &format!("because: {why}"))));
+        lines.push(indented(" ", &format!("see: {command}")));
+        lines.join("\n")
+    };
+    let paragraphs: Vec<_> = all.iter().map(paragraph).collect();
+    (!all.is_empty()).then(|| format!("PROBLEMS NOW\n{}", paragraphs.join("\n")))
 }
 
 fn provider_row(provider: &ProviderStatus, endpoint: &EndpointStatus) -> Vec<String> {

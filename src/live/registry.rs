@@ -30,12 +30,14 @@ use crate::policy::sections::model::{Capacity, Degradation, Queue, RoutePolicy};
 use crate::resilience::breaker::{BreakerPolicy, ManualOverride};
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::recent_requests::RecentRequests;
 
 /// State by name: one cell each, however many snapshots use it.
 #[derive(Debug)]
 pub struct Live {
     pub metrics: Arc<Metrics>,
     pub events: Arc<Events>,
+    pub recent_requests: Arc<RecentRequests>,
     pub buffers: Arc<Buffers>,
     pub wait_queue: Arc<WaitQueueCell>,
     pub modes: Arc<Modes>,
@@ -94,6 +96,7 @@ impl Live {
         Live {
             metrics,
             events: Arc::default(),
+            recent_requests: Arc::default(),
             buffers,
             wait_queue: Arc::default(),
             modes: Arc::default(),

@@ -17,7 +17,7 @@ use crate::live::degradation::outcome_window::OutcomeWindow;
 use crate::policy::sections::model::{self, Keeps, LogTarget, Of, Policy, Scope, Weighted};
 use crate::resilience::outcome::AttemptClass;
 use crate::stream::interpret::Interpreter;
-use crate::telemetry::access_log::LogDestination;
+use crate::telemetry::access_log::{LogDestination, RouteLog};
 use crate::telemetry::metrics::{
     Metrics, ProviderLabels, ReasonLabels, RequestLabels, RouteLabels,
 };
@@ -240,12 +240,12 @@ fn route_metrics(metrics: &Metrics, route: &str) -> RouteMetrics {
     }
 }
 
-fn access_log(policy: &model::AccessLog) -> Option<(Arc<LogDestination>, model::LogFormat)> {
+fn access_log(policy: &model::AccessLog) -> Option<RouteLog> {
     let target = match &policy.to {
         LogTarget::None => return None,
         LogTarget::Stderr => LogDestination::Stderr,
         LogTarget::Stdout => LogDestination::Stdout,
         LogTarget::File(path) => LogDestination::File(path.clone()),
     };
-    Some((Arc::new(target), policy.format))
+    Some(RouteLog { to: Arc::new(target), format: policy.format })
 }

@@ -18,7 +18,7 @@ use super::policy_files::{DiskSources, PlaceholderSources, read_dir};
 use super::{CurrentSnapshot, Snapshot};
 use crate::clock;
 use crate::policy::yaml::diagnostic::Diagnostic;
-use crate::policy::{self, Sources, diff};
+use crate::policy::{self, Locations, Sources, diff};
 use crate::resilience::words::words;
 use crate::telemetry::events::rfc3339;
 use crate::telemetry::metrics::ReloadLabels;
@@ -84,6 +84,8 @@ pub struct Loader {
 #[derive(Debug)]
 struct State {
     status: PolicyStatus,
+    /// Of the policy in force.
+    locations: Arc<Locations>,
     /// The files at the last load, whether it was applied or rejected.
     digest: FilesDigest,
     /// The secrets and certificates that the policy refers to.
@@ -161,7 +163,8 @@ impl Loader {
         metrics.set_policy(&status.in_force.short);
         metrics.policy_valid.set(1);
         let current = Arc::new(CurrentSnapshot::from_pointee(snapshot));
-        let state = Mutex::new(State { status, digest, referenced: loaded.files_read });
+        let (locations, referenced) = (Arc::new(loaded.locations), loaded.files_read);
+        let state = Mutex::new(State { status, locations, digest, referenced });
         let loader =
             Loader { path: path.to_owned(), builder, current: Arc::clone(&current), state };
         Ok((Arc::new(loader), current))
@@ -178,6 +181,11 @@ impl Loader {
 
     pub fn status(&self) -> PolicyStatus {
         self.state().status.clone()
+    }
+
+    /// The place of each key of the policy in force.
+    pub fn locations(&self) -> Arc<Locations> {
+        Arc::clone(&self.state().locations)
     }
 
     /// The digest of the current files; `None` if it is that of the last load.
@@ -216,6 +224,7 @@ impl Loader {
         let mut state = self.state();
         state.digest = digest;
         state.referenced = loaded.files_read;
+        state.locations = Arc::new(loaded.locations);
         if is_same {
             state.status.last_load = last_load(LoadResult::Unchanged, vec![], warnings, vec![]);
             return LoadResult::Unchanged;

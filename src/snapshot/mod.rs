@@ -35,7 +35,7 @@ use crate::policy::sections::model::{self, Policy};
 use crate::resilience::balance::balancer::BalancerCandidate;
 use crate::resilience::outcome::AttemptClass;
 use crate::stream::interpret::Interpreter;
-use crate::telemetry::access_log::LogDestination;
+use crate::telemetry::access_log::RouteLog;
 use crate::telemetry::metrics::{Metrics, PolicyNames, ReasonLabels};
 
 pub use degradation::{DegradationMode, RouteMode, RouteModes};
@@ -56,7 +56,7 @@ pub struct Snapshot {
     /// In the order of `Policy::degradations`.
     pub modes: Vec<Arc<DegradationMode>>,
     /// `None`: no access log.
-    pub access_log: Option<(Arc<LogDestination>, model::LogFormat)>,
+    pub access_log: Option<RouteLog>,
     /// `None`: the listener speaks plain HTTP.
     pub listener_tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -82,7 +82,7 @@ pub struct Route {
     pub metrics: RouteMetrics,
     /// The displayed digits of the policy's hash.
     pub policy_hash: Arc<str>,
-    pub access_log: Option<(Arc<LogDestination>, model::LogFormat)>,
+    pub access_log: Option<RouteLog>,
     pub server: Arc<model::Server>,
 }
 

@@ -4,17 +4,30 @@
 //! writable only after a commit that came some time after the last failure.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use rusqlite::{Error, ErrorCode};
+
+use crate::clock;
 
 /// The time without a failure after which the store is writable again.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// Why the store cannot be written.
+#[derive(Clone, Debug)]
+pub struct StoreFailure {
+    pub since: SystemTime,
+    pub reason: String,
+}
 
 /// Whether commits fail now.
 #[derive(Debug, Default)]
 pub(super) struct WriteHealth {
     failing: Option<Failing>,
+    /// The same for other threads.
+    shown: Arc<Mutex<Option<StoreFailure>>>,
 }
 
 #[derive(Debug)]
@@ -32,6 +45,11 @@ enum HealthChange {
 }
 
 impl WriteHealth {
+    /// Shows failures to other threads.
+    pub fn shown_by(shown: Arc<Mutex<Option<StoreFailure>>>) -> WriteHealth {
+        WriteHealth { failing: None, shown }
+    }
+
     /// Takes the result of a commit, and logs a change.
     pub fn record(&mut self, outcome: Result<(), &Error>, directory: &Path, now: Instant) {
         let directory = directory.display();
@@ -41,9 +59,12 @@ impl WriteHealth {
                     Some(ErrorCode::DiskFull) => "the disk of the store is full",
                     _ => "the store cannot be written",
                 };
+                let reason = format!("{what}: {error}");
+                *self.shown.lock() = Some(StoreFailure { since: clock::wall(), reason });
                 tracing::error!(%directory, %error, "{what}: jobs get 503 until it can be written");
             }
             (Some(HealthChange::Recovered { after, failures }), _) => {
+                *self.shown.lock() = None;
                 let after_s = after.as_secs();
                 tracing::info!(%directory, after_s, failures, "the store can be written again");
             }

@@ -35,6 +35,7 @@ use std::task::{Context, Poll};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+pub use crate::store::health::StoreFailure;
 pub use crate::store::job::*;
 pub use crate::store::open::{OpenError, backup};
 pub use crate::store::queries::{JobFilter, QueueTotal, UpcomingCursor};
@@ -115,6 +116,11 @@ impl Store {
 
     pub fn path(&self) -> &Path {
         &self.0.directory.path
+    }
+
+    /// Why nothing can be written now.
+    pub fn failure(&self) -> Option<StoreFailure> {
+        self.0.writer.failure()
     }
 
     pub fn recovered(&self) -> usize {

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::health::WriteHealth;
+use super::health::{StoreFailure, WriteHealth};
 use super::open::{self, StoreDirectory};
 use crate::clock;
 
@@ -54,6 +55,7 @@ pub struct CommitStats {
 #[derive(Clone, Debug)]
 pub struct StoreWriter {
     inbox: mpsc::Sender<Box<dyn PendingWrite>>,
+    failure: Arc<Mutex<Option<StoreFailure>>>,
 }
 
 /// Sends queries to the reader thread.
@@ -119,16 +121,22 @@ impl StoreWriter {
                 }
             }
         })?;
+        let failure = Arc::default();
         let writer = WriterThread {
             db: Some(db),
             directory,
             observer,
             checkpoint,
             since_checkpoint: 0,
-            health: WriteHealth::default(),
+            health: WriteHealth::shown_by(Arc::clone(&failure)),
         };
         thread::Builder::new().name("store".into()).spawn(move || writer.run(changes))?;
-        Ok(StoreWriter { inbox })
+        Ok(StoreWriter { inbox, failure })
+    }
+
+    /// Why commits fail now.
+    pub fn failure(&self) -> Option<StoreFailure> {
+        self.failure.lock().clone()
     }
 
     /// Makes a change; it is on disk when this returns. The closure may run more than once, and one

@@ -19,6 +19,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use super::line_queue::{LineBatch, LineQueue};
 use super::log_limit::LogLimit;
 use crate::clock;
+use crate::policy::sections::model::LogFormat;
 
 /// Memory of the lines that wait for the writer.
 const MAX_BYTES: usize = 16 << 20;
@@ -31,6 +32,13 @@ pub enum LogDestination {
     Stderr,
     Stdout,
     File(std::path::PathBuf),
+}
+
+/// The access log of a route.
+#[derive(Clone, Debug)]
+pub struct RouteLog {
+    pub to: Arc<LogDestination>,
+    pub format: LogFormat,
 }
 
 /// A worker's end of the log.

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// The newest events that the ring keeps.
 const KEPT: usize = 1000;
@@ -18,6 +19,8 @@ const KEPT: usize = 1000;
 /// One change of state.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
+    /// Ascending, also across restarts: the Unix time in microseconds, or one more than the last.
+    pub id: u64,
     /// RFC 3339.
     pub at: String,
     /// `breaker`, `policy`, `degradation`, `fleet`, `override`, `regression`,
@@ -30,19 +33,44 @@ pub struct Event {
 }
 
 /// The newest events, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Events {
     ring: Mutex<VecDeque<Event>>,
+    /// The id of the newest event.
+    newest: watch::Sender<u64>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Events { ring: Mutex::default(), newest: watch::Sender::new(0) }
+    }
 }
 
 impl Events {
     pub fn push(&self, at: SystemTime, kind: &'static str, key: &str, detail: String) {
-        let event = Event { at: rfc3339(at), kind: kind.into(), key: key.to_owned(), detail };
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let micros = u64::try_from(since.as_micros()).unwrap_or_default();
         let mut ring = self.ring.lock();
+        let id = ring.back().map_or(micros, |last| micros.max(last.id + 1));
+        let event = Event { id, at: rfc3339(at), kind: kind.into(), key: key.to_owned(), detail };
         if ring.len() == KEPT {
             ring.pop_front();
         }
         ring.push_back(event);
+        drop(ring);
+        self.newest.send_replace(id);
+    }
+
+    /// The events after an id, oldest first.
+    pub fn since(&self, id: u64) -> Vec<Event> {
+        let ring = self.ring.lock();
+        let first = ring.partition_point(|event| event.id <= id);
+        ring.range(first..).cloned().collect()
+    }
+
+    /// Sees the id of the newest event change.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.newest.subscribe()
     }
 
     pub fn all(&self) -> Vec<Event> {

@@ -15,3 +15,4 @@ pub mod metrics;
 pub mod panics;
 pub mod process;
 pub mod prometheus_text;
+pub mod recent_requests;

@@ -55,7 +55,8 @@ const ORDERS: &[(&str, &[&str])] = &[
             "downstream",
         ],
     ),
-    ("admin", &["mod", "benchmarks", "*"]),
+    ("admin", &["mod", "benchmarks history status", "*"]),
+    ("cli", &["mod watch *"]),
     ("fleet", &["*", "redis"]),
     ("jobs", &["mod", "*", "sharing"]),
     (

@@ -30,6 +30,11 @@ impl Regressions {
         *self.0.lock() = slow;
     }
 
+    /// All of them.
+    pub fn all(&self) -> Vec<SlowSeries> {
+        self.0.lock().clone()
+    }
+
     /// How many times as slow as its baseline the slowest of these series is, by one kind of
     /// slowness or by any; none if none is slower.
     pub fn slowdown(&self, of: &SeriesOf, by: Option<Slowness>) -> Option<f64> {

@@ -29,6 +29,8 @@ section! {
         tls: Option<Identity>;
         /// One line for each request.
         access_log: AccessLog;
+        /// Requests per second of each worker whose records are kept for `GET /api/requests`; above it, records are missing unless the access log is JSON. 0 keeps none.
+        recent_requests: u32 = 50, in 0..=100_000;
         /// After SIGTERM: how long the sidecar reports not ready and still accepts connections.
         drain_delay: Duration = Duration::ZERO, in Duration::ZERO..=DAY;
         /// After `drain_delay`: how long requests may take to finish.

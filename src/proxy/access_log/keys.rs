@@ -107,6 +107,8 @@ record_keys! {
             "Class of the outcome";
         ATTEMPT_STATUS, "status", "integer", "",
             "Status of the provider's response; absent if none arrived";
+        ATTEMPT_START, "start_ms", "number", "ms",
+            "From the request head to the start of the attempt; only where there are several attempts or `wait_ms`";
         ATTEMPT_DURATION, "duration_ms", "number", "ms",
             "Duration of the attempt until its outcome was known";
         PROBE, "probe", "boolean", "",

@@ -36,6 +36,7 @@ pub struct AttemptRecord {
     pub class: AttemptClass,
     /// 0: no response arrived.
     pub status: u16,
+    pub began: Instant,
     pub took: Duration,
     pub probe: bool,
     pub kind: AttemptKind,
@@ -94,6 +95,8 @@ pub struct AccessRecord {
     pub job: Option<JobId>,
     /// The panic that ended the request.
     panic: Option<PanicId>,
+    /// It is for `GET /api/requests`, whether it is also a line of the log or not.
+    is_kept: bool,
     /// The record was written, or is not to be written.
     written: bool,
 }
@@ -107,7 +110,12 @@ impl AccessRecord {
         uri: Uri,
         started: Instant,
     ) -> Box<Self> {
+        let format = match &route {
+            Some(route) => route.access_log.as_ref().map(|log| log.format),
+            None => worker.snapshot().access_log.as_ref().map(|log| log.format),
+        };
         Box::new(AccessRecord {
+            is_kept: worker.keeps_record(format),
             worker: Rc::clone(worker),
             client: Rc::clone(client),
             route,
@@ -147,22 +155,21 @@ impl AccessRecord {
         let mut record =
             AccessRecord::new(&self.worker, &self.client, route, method, uri, self.started);
         record.written = true;
+        record.is_kept = self.is_kept;
         record.request_id = self.request_id.clone();
         record.requested_model = self.requested_model.clone();
         record
     }
 
-    /// The record will be a line of a log.
+    /// The record will be a line of a log, or kept for `GET /api/requests`.
     pub fn is_logged(&self) -> bool {
-        self.route.as_ref().is_some_and(|route| route.access_log.is_some())
+        self.is_kept || self.route.as_ref().is_some_and(|route| route.access_log.is_some())
     }
 
     /// Takes from the headers of the request what the log says of its origin. `has_trace`: there is a
     /// `traceparent`.
     pub fn note_origin(&mut self, headers: &HeaderMap, has_trace: bool, class: usize) {
-        let Some(route) = self.route.as_ref().filter(|route| route.access_log.is_some()) else {
-            return;
-        };
+        let Some(route) = self.route.as_ref().filter(|_| self.is_logged()) else { return };
         if has_trace {
             self.trace_id = TraceId::of(headers);
         }
@@ -270,23 +277,34 @@ impl AccessRecord {
         {
             effects.response_sent(self.status);
         }
+        if let Some(route) = &self.route {
+            route.metrics.requests_with(self.status).inc();
+            route.metrics.seconds.observe(took.as_secs_f64());
+        }
+        self.log(end, now, took);
+    }
+
+    fn log(&self, end: RequestEnd, now: Instant, took: Duration) {
         let snapshot;
         let log = match &self.route {
-            Some(route) => {
-                route.metrics.requests_with(self.status).inc();
-                route.metrics.seconds.observe(took.as_secs_f64());
-                route.access_log.as_ref()
-            }
+            Some(route) => route.access_log.as_ref(),
             None => {
                 snapshot = self.worker.snapshot();
                 snapshot.access_log.as_ref()
             }
         };
-        let Some((destination, format)) = log else { return };
-        self.worker.log_line(destination, now, |out, time| match format {
-            LogFormat::Json => self.write(LogLine::<true>::begin(out, time), end, took),
-            LogFormat::Text => self.write(LogLine::<false>::begin(out, time), end, took),
-        });
+        if let Some(log) = log {
+            self.worker.log_line(log, now, |out, time| match log.format {
+                LogFormat::Json => self.write(LogLine::<true>::begin(out, time), end, took),
+                LogFormat::Text => self.write(LogLine::<false>::begin(out, time), end, took),
+            });
+        }
+        if self.is_kept {
+            let write = |out: &mut Vec<u8>, time: &[u8]| {
+                self.write(LogLine::<true>::begin(out, time), end, took);
+            };
+            self.worker.keep_record(now, write);
+        }
     }
 
     /// How a request ended that was dropped before its end.
@@ -324,7 +342,7 @@ impl AccessRecord {
             line.millis(&keys::WAIT, self.waited);
         }
         self.write_origin(&mut line);
-        line.list(&keys::ATTEMPTS, &self.attempts, |line, attempt| attempt.write(line));
+        self.write_attempts(&mut line);
         self.passed_over.write(&mut line);
         let words = [
             (&keys::NOT_REPLAYABLE, self.not_replayable.map(NotReplayable::as_str)),
@@ -350,6 +368,13 @@ impl AccessRecord {
             line.word(&keys::POLICY, &*route.policy_hash);
         }
         line.end();
+    }
+
+    fn write_attempts<const JSON: bool>(&self, line: &mut LogLine<'_, JSON>) {
+        let shows_start = self.attempts.len() > 1 || !self.waited.is_zero();
+        line.list(&keys::ATTEMPTS, &self.attempts, |line, attempt| {
+            attempt.write(line, shows_start.then_some(self.started));
+        });
     }
 
     fn write_origin<const JSON: bool>(&self, line: &mut LogLine<'_, JSON>) {
@@ -387,7 +412,12 @@ impl AccessRecord {
 }
 
 impl AttemptRecord {
-    fn write<const JSON: bool>(&self, line: &mut LogLine<'_, JSON>) {
+    /// `request_began`: the start of the request, if the line says when the attempt began.
+    fn write<const JSON: bool>(
+        &self,
+        line: &mut LogLine<'_, JSON>,
+        request_began: Option<Instant>,
+    ) {
         line.string(&keys::ENDPOINT, &self.endpoint.key);
         if let Some(index) = self.credential
             && let Auth::Credentials(all) = &self.endpoint.policy.auth
@@ -399,6 +429,10 @@ impl AttemptRecord {
         line.word(&keys::CLASS, self.class.as_str());
         if self.status > 0 {
             line.number(&keys::ATTEMPT_STATUS, u64::from(self.status));
+        }
+        if let Some(request_began) = request_began {
+            let began = self.began.saturating_duration_since(request_began);
+            line.millis(&keys::ATTEMPT_START, began);
         }
         line.millis(&keys::ATTEMPT_DURATION, self.took);
         if self.probe {

@@ -197,6 +197,7 @@ fn record_unsent(
         credential: Some(selection.credential),
         class: AttemptClass::Unsent,
         status: 0,
+        began: selection.started,
         took,
         probe: selection.permit.is_probe(),
         kind: selection.turn,

@@ -203,6 +203,7 @@ impl RacedAttempt {
             credential: Some(self.credential),
             class: AttemptClass::Ignored,
             status: 0,
+            began: self.began,
             took: clock::since(self.began),
             probe: false,
             kind: self.turn,

@@ -100,19 +100,18 @@ pub fn report_attempt(
 ) -> Option<ReportedPermit> {
     let now = clock::now();
     let candidate = selection.endpoint.candidate(route);
-    let probe = selection.permit.is_probe();
+    let (probe, began) = (selection.permit.is_probe(), selection.started);
     hold(request, route, selection, &report, now);
     let mut details = std::mem::take(&mut report.details);
     details.model = renamed_model(request, candidate);
     let AttemptReport { class, status, took, timed_out, forbids_retry, cut_short, error, .. } =
         report;
     let time = AttemptTime { took, is_latency: status > 0 || timed_out };
-    let reported = match cut_short {
-        true => None,
-        false => {
-            let target = AttemptTarget::of(candidate, request.body.model());
-            report_evidence(target, selection, class, time, now)
-        }
+    let reported = if cut_short {
+        None
+    } else {
+        let target = AttemptTarget::of(candidate, request.body.model());
+        report_evidence(target, selection, class, time, now)
     };
     if let (AttemptClass::Success, Some(session)) = (class, request.head.session()) {
         route.live.pin_session(session, candidate.endpoint.live.id, now);
@@ -124,16 +123,17 @@ pub fn report_attempt(
     if timed_out {
         request.attempts.timed_out.push(selection.endpoint);
     }
-    let never = timed_out || forbids_retry || !may_retry_endpoint(class);
-    request.attempts.end(selection.endpoint, selection.credential, |times| match never {
-        true => RetryTime::Never,
-        false => RetryTime::At(now + backoff(route, candidate, times)),
+    let may_retry = !timed_out && !forbids_retry && may_retry_endpoint(class);
+    request.attempts.end(selection.endpoint, selection.credential, |times| match may_retry {
+        true => RetryTime::At(now + backoff(route, candidate, times)),
+        false => RetryTime::Never,
     });
     request.record.attempts.push(AttemptRecord {
         endpoint: Arc::clone(&candidate.endpoint),
         credential: Some(selection.credential),
         class,
         status,
+        began,
         took,
         probe,
         kind: selection.turn,

@@ -20,16 +20,18 @@ use super::problem::ProblemKind;
 use crate::clock;
 use crate::json::scan::PointerMatches;
 use crate::live::Live;
+use crate::policy::sections::model::LogFormat;
 use crate::resilience::balance::balancer::BalancerCandidate;
 use crate::snapshot::{CurrentSnapshot, Snapshot};
 use crate::store::Store;
-use crate::telemetry::access_log::{AccessLogSender, LogDestination};
+use crate::telemetry::access_log::{AccessLogSender, RouteLog};
 use crate::telemetry::events::Stamp;
 use crate::telemetry::panics::PanicId;
 use crate::upstream::{BoxError, Pools};
 
 /// How often a worker checks its connections and flushes its log buffer.
 pub const TICK: Duration = Duration::from_millis(100);
+const TICKS_PER_SECOND: u32 = 10;
 /// A log buffer of this size is flushed at once.
 const LOG_BATCH: usize = 60 * 1024;
 /// Capacity of the log buffer, so that the last line of a batch does not make it grow.
@@ -100,14 +102,23 @@ pub struct Worker {
     pub found: RefCell<PointerMatches>,
     log: AccessLogSender,
     lines: RefCell<LogBuffer>,
+    recent: RecentRecords,
     /// Both clocks, read at the last tick.
     clocks: Cell<(Instant, SystemTime)>,
+}
+
+/// Records for `GET /api/requests` of requests that have no line of JSON in the access log.
+#[derive(Debug, Default)]
+struct RecentRecords {
+    /// How many more may be kept before the next tick.
+    left: Cell<u32>,
+    text: RefCell<Vec<u8>>,
 }
 
 #[derive(Debug, Default)]
 struct LogBuffer {
     stamp: Stamp,
-    target: Option<Arc<LogDestination>>,
+    target: Option<RouteLog>,
     count: u64,
     text: Vec<u8>,
 }
@@ -115,6 +126,8 @@ struct LogBuffer {
 impl Worker {
     pub fn new(shared: WorkerShared, load: Arc<WorkerLoad>) -> Rc<Self> {
         let WorkerShared { current, live, log, store } = shared;
+        let recent = RecentRecords::default();
+        recent.left.set(recent_in_a_tick(&current.load()));
         Rc::new(Worker {
             current,
             live,
@@ -125,6 +138,7 @@ impl Worker {
             found: RefCell::default(),
             log,
             lines: RefCell::default(),
+            recent,
             clocks: Cell::new((clock::now(), clock::wall())),
         })
     }
@@ -135,18 +149,13 @@ impl Worker {
 
     /// Writes one line of the access log for a request that ended `now`; `write` gets the buffer and
     /// the formatted time.
-    pub fn log_line(
-        &self,
-        destination: &Arc<LogDestination>,
-        now: Instant,
-        write: impl FnOnce(&mut Vec<u8>, &[u8]),
-    ) {
+    pub fn log_line(&self, log: &RouteLog, now: Instant, write: impl FnOnce(&mut Vec<u8>, &[u8])) {
         let mut lines = self.lines.borrow_mut();
-        if lines.target.as_ref().is_some_and(|target| !Arc::ptr_eq(target, destination)) {
+        if lines.target.as_ref().is_some_and(|target| !Arc::ptr_eq(&target.to, &log.to)) {
             self.flush(&mut lines);
         }
         if lines.target.is_none() {
-            lines.target = Some(Arc::clone(destination));
+            lines.target = Some(log.clone());
         }
         let LogBuffer { stamp, text, .. } = &mut *lines;
         let (then, wall) = self.clocks.get();
@@ -158,10 +167,41 @@ impl Worker {
         }
     }
 
+    /// Whether the record of a request that begins now is kept beside the log, in which records of
+    /// JSON are kept anyway.
+    pub fn keeps_record(&self, log: Option<LogFormat>) -> bool {
+        let left = if log == Some(LogFormat::Json) { 0 } else { self.recent.left.get() };
+        if left > 0 {
+            self.recent.left.set(left - 1);
+        }
+        left > 0
+    }
+
+    /// Keeps the record of a request that ended `now` for `GET /api/requests`; `write` gets the
+    /// buffer and the formatted time.
+    pub fn keep_record(&self, now: Instant, write: impl FnOnce(&mut Vec<u8>, &[u8])) {
+        let (mut lines, mut text) = (self.lines.borrow_mut(), self.recent.text.borrow_mut());
+        let (then, wall) = self.clocks.get();
+        write(&mut text, lines.stamp.at(wall + now.saturating_duration_since(then)));
+        text.push(b'\n');
+    }
+
     fn flush(&self, lines: &mut LogBuffer) {
-        if let Some(target) = lines.target.take() {
-            let text = std::mem::replace(&mut lines.text, Vec::with_capacity(LOG_BUFFER));
-            self.log.send(&target, std::mem::take(&mut lines.count), text);
+        let Some(RouteLog { to, format }) = lines.target.take() else { return };
+        if format == LogFormat::Json && self.snapshot().policy.server.recent_requests > 0 {
+            self.live.recent_requests.push(&lines.text);
+        }
+        let text = std::mem::replace(&mut lines.text, Vec::with_capacity(LOG_BUFFER));
+        self.log.send(&to, std::mem::take(&mut lines.count), text);
+    }
+
+    /// Passes on the records that were kept, and allows as many for the next tick.
+    fn flush_recent(&self) {
+        self.recent.left.set(recent_in_a_tick(&self.snapshot()));
+        let mut text = self.recent.text.borrow_mut();
+        if !text.is_empty() {
+            self.live.recent_requests.push(&text);
+            text.clear();
         }
     }
 
@@ -172,7 +212,13 @@ impl Worker {
         self.pools.sweep(now);
         self.clients.sweep(&self.snapshot().policy.server);
         self.flush(&mut self.lines.borrow_mut());
+        self.flush_recent();
     }
+}
+
+/// How many records a tick may keep for `GET /api/requests`.
+fn recent_in_a_tick(snapshot: &Snapshot) -> u32 {
+    snapshot.policy.server.recent_requests.div_ceil(TICKS_PER_SECOND)
 }
 
 /// Runs a worker within the current runtime and local set, until it has drained.

@@ -1,6 +1,8 @@
 //! `/api/status`, `/api/policies` and `/api/fleet`: an overview of the sidecar, its providers and its
 //! routes, the result of the last load of the policy, and the hosts of the fleet.
 
+mod problems;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -9,20 +11,30 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::breakers::HeldEndpoint;
-use super::error::{ApiError, ApiErrorKind};
-use super::routes::{ApiJson, ApiRoutes};
-use super::state::AdminState;
+use crate::admin::breakers::HeldEndpoint;
+use crate::admin::error::{ApiError, ApiErrorKind};
+use crate::admin::routes::{ApiJson, ApiRoutes};
+use crate::admin::state::AdminState;
 use crate::clock;
 use crate::fleet::status::FleetStatus;
+use crate::live::Live;
 use crate::live::operator_override::ActiveOverride;
 use crate::snapshot::loader::PolicyStatus;
 use crate::snapshot::obstacle::EndpointObstacle;
 use crate::snapshot::{Endpoint, Provider};
 
+pub use problems::{OpenProblem, ProblemSeverity};
+use problems::{open_problems, summary};
+
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SidecarStatus {
     pub version: String,
+    /// The state in one sentence.
+    #[serde(default)]
+    pub summary: String,
+    /// Everything that is wrong now, critical problems first.
+    #[serde(default)]
+    pub problems: Vec<OpenProblem>,
     pub uptime_seconds: u64,
     /// A policy is in force and the listener is open.
     pub ready: bool,
@@ -116,8 +128,8 @@ async fn policies(State(admin): State<Arc<AdminState>>) -> ApiJson<PolicyStatus>
 }
 
 async fn status(State(admin): State<Arc<AdminState>>) -> ApiJson<SidecarStatus> {
-    let now = clock::now();
-    let snapshot = admin.current.load_full();
+    let (snapshot, now) = (admin.current.load_full(), clock::now());
+    let problems = open_problems(&admin, &admin.queues().await).await;
     let providers = snapshot.providers.iter().map(|provider| ProviderStatus {
         name: provider.policy.name.clone(),
         in_flight: provider.live.in_flight(),
@@ -127,7 +139,9 @@ async fn status(State(admin): State<Arc<AdminState>>) -> ApiJson<SidecarStatus> 
         endpoints: provider
             .endpoints
             .iter()
-            .map(|endpoint| EndpointStatus::new(endpoint, admin.obstacle(provider, endpoint, now)))
+            .map(|endpoint| {
+                EndpointStatus::new(endpoint, obstacle(&admin.live, provider, endpoint, now))
+            })
             .collect(),
     });
     let routes = snapshot.routes.iter().map(|route| RouteStatus {
@@ -137,6 +151,8 @@ async fn status(State(admin): State<Arc<AdminState>>) -> ApiJson<SidecarStatus> 
     });
     ApiJson(SidecarStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        summary: summary(&problems),
+        problems,
         uptime_seconds: now.saturating_duration_since(admin.started).as_secs(),
         ready: admin.ready.load(Ordering::Acquire),
         listener: admin.listener.clone(),
@@ -161,20 +177,18 @@ impl EndpointStatus {
     }
 }
 
-impl AdminState {
-    /// Why an endpoint takes no requests now, or none for some models.
-    fn obstacle(&self, provider: &Provider, endpoint: &Endpoint, now: Instant) -> Option<String> {
-        let obstacle = EndpointObstacle::of(provider, endpoint, || None, 0.0, now);
-        obstacle.map(|obstacle| obstacle.why).or_else(|| {
-            let breakers = self.live.breakers_under(&endpoint.key);
-            let models: Vec<_> = breakers.iter().filter(|it| !it.key().model.is_empty()).collect();
-            let open = models.iter().filter(|breaker| breaker.check(now).is_err()).count();
-            let all = models.len();
-            let open = (open > 0).then(|| format!("breakers of {open} of {all} models are open"));
-            open.or_else(|| match endpoint.held_models(now) {
-                0 => None,
-                held => Some(format!("models on hold: {held}")),
-            })
+/// Why an endpoint takes no requests now, or none for some models.
+fn obstacle(live: &Live, provider: &Provider, endpoint: &Endpoint, now: Instant) -> Option<String> {
+    let obstacle = EndpointObstacle::of(provider, endpoint, || None, 0.0, now);
+    obstacle.map(|obstacle| obstacle.why).or_else(|| {
+        let breakers = live.breakers_under(&endpoint.key);
+        let models: Vec<_> = breakers.iter().filter(|it| !it.key().model.is_empty()).collect();
+        let open = models.iter().filter(|breaker| breaker.check(now).is_err()).count();
+        let all = models.len();
+        let open = (open > 0).then(|| format!("breakers of {open} of {all} models are open"));
+        open.or_else(|| match endpoint.held_models(now) {
+            0 => None,
+            held => Some(format!("models on hold: {held}")),
         })
-    }
+    })
 }

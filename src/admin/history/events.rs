@@ -1,0 +1,105 @@
+//! `/api/events`: changes of state, as a list and as a stream.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::sse;
+use crate::admin::error::{ApiError, ApiErrorKind};
+use crate::admin::routes::{ApiJson, ApiRoutes};
+use crate::admin::state::AdminState;
+use crate::telemetry::events::Event;
+
+const DEFAULT_PAGE: usize = 100;
+const MAX_PAGE: usize = 1000;
+
+/// Events, newest first.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct EventPage {
+    pub events: Vec<Event>,
+    /// For `before` of the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct EventQuery {
+    /// One or more, separated by commas.
+    kind: Option<String>,
+    key: Option<String>,
+    limit: Option<usize>,
+    before: Option<u64>,
+    after: Option<u64>,
+}
+
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default()
+        .get::<EventPage, _>(
+            "/api/events",
+            "Lists the last 1,000 changes of state, newest first. Query: `kind` (one or more, separated by \
+             commas), `key` (the beginning of a key, such as `openai`), `limit` (100, at most 1000), \
+             `before` (the `next` of the previous page).",
+            list,
+        )
+        .get::<String, _>(
+            "/api/events/stream",
+            "Sends each change of state as a server-sent event: `id`, `event` (its kind) and `data` (JSON). \
+             Query: `kind`, `key`; `after` (or the header `Last-Event-ID`) begins after that id.",
+            stream,
+        )
+}
+
+impl EventQuery {
+    fn read(query: Result<Query<EventQuery>, QueryRejection>) -> Result<EventQuery, ApiError> {
+        query.map(|Query(query)| query).map_err(|error| {
+            let detail = format!("{error} (expected kind, key, limit, before, after)");
+            ApiError::new(ApiErrorKind::InvalidQuery, detail)
+        })
+    }
+
+    fn admits(&self, event: &Event) -> bool {
+        let kind = self.kind.as_deref();
+        kind.is_none_or(|kinds| kinds.split(',').any(|kind| kind == event.kind))
+            && self.key.as_deref().is_none_or(|key| event.key.starts_with(key))
+            && self.before.is_none_or(|before| event.id < before)
+    }
+}
+
+async fn list(
+    State(admin): State<Arc<AdminState>>,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Result<ApiJson<EventPage>, ApiError> {
+    let query = EventQuery::read(query)?;
+    let limit = query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE);
+    let all = admin.live.events.since(query.after.unwrap_or_default());
+    let mut found = all.into_iter().rev().filter(|event| query.admits(event));
+    let events: Vec<_> = found.by_ref().take(limit).collect();
+    let next = found.next().and(events.last().map(|event| event.id));
+    Ok(ApiJson(EventPage { events, next }))
+}
+
+async fn stream(
+    State(admin): State<Arc<AdminState>>,
+    headers: HeaderMap,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let query = EventQuery::read(query)?;
+    let events = Arc::clone(&admin.live.events);
+    let after = sse::last_event_id(&headers).or(query.after);
+    sse::open(&admin, admin.live.events.watch(), after, move |seen, text| {
+        let fresh = events.since(seen);
+        let last = fresh.last().map_or(seen, |event| event.id);
+        for event in fresh.iter().filter(|event| query.admits(event)) {
+            let data = serde_json::to_string(event).unwrap_or_default();
+            let Event { id, kind, .. } = event;
+            text.push_str(&format!("id: {id}\nevent: {kind}\ndata: {data}\n\n"));
+        }
+        last
+    })
+}

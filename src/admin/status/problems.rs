@@ -1,0 +1,315 @@
+//! Everything that is wrong now, for `/api/status`, the command line and the dashboard.
+//!
+//! A problem says what is wrong, why, since when, and which command helps. It disappears when its
+//! cause does: nothing is acknowledged by hand.
+
+use std::time::Instant;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::admin::breakers::HeldEndpoint;
+use crate::admin::queue::QueueStatus;
+use crate::admin::state::AdminState;
+use crate::clock;
+use crate::policy::yaml::units::show_duration;
+use crate::resilience::breaker::EnforcementMode;
+use crate::snapshot::loader::LoadResult;
+use crate::telemetry::events::{Event, rfc3339};
+
+/// A retry budget with less than this is spent.
+const SPENT: f64 = 1.0;
+
+/// Something that is wrong now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OpenProblem {
+    /// `critical`: requests fail, or will soon; `warning`: something is not as it should be.
+    pub severity: ProblemSeverity,
+    /// `policy_rejected`, `breaker_open`, `provider_drained`, `credential_rejected`, `held`,
+    /// `fleet_detached`, `policies_differ`, `store_unusable`, `queue_paused`, `queue_filling`,
+    /// `dead_jobs`, `retry_budget_spent`, `degraded`, `regression` or `host_regression`.
+    pub code: String,
+    /// The object in question: a provider, a route, a queue, a breaker's key.
+    pub subject: String,
+    pub what: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// RFC 3339; absent where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// A command that shows more, or mends it.
+    pub command: String,
+}
+
+/// How bad a problem is.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemSeverity {
+    Critical,
+    Warning,
+}
+
+/// Collects problems.
+struct ProblemList<'s> {
+    admin: &'s AdminState,
+    now: Instant,
+    events: Vec<Event>,
+    problems: Vec<OpenProblem>,
+}
+
+/// All problems, critical ones first.
+pub async fn open_problems(admin: &AdminState, queues: &[QueueStatus]) -> Vec<OpenProblem> {
+    let events = admin.live.events.all();
+    let mut list = ProblemList { admin, now: clock::now(), events, problems: Vec::new() };
+    list.policy();
+    list.breakers();
+    list.drained();
+    list.held();
+    list.fleet().await;
+    list.store();
+    queues.iter().for_each(|queue| list.queue(queue));
+    list.budgets();
+    list.modes();
+    list.regressions();
+    list.problems.sort_by_key(|problem| problem.severity);
+    list.problems
+}
+
+impl ProblemList<'_> {
+    fn add(
+        &mut self,
+        severity: ProblemSeverity,
+        code: &str,
+        subject: &str,
+        what: String,
+        command: String,
+    ) -> &mut OpenProblem {
+        let (code, subject) = (code.to_owned(), subject.to_owned());
+        let problem =
+            OpenProblem { severity, code, subject, what, why: None, since: None, command };
+        self.problems.push(problem);
+        let last = self.problems.len() - 1;
+        &mut self.problems[last]
+    }
+
+    fn critical(
+        &mut self,
+        code: &str,
+        subject: &str,
+        what: String,
+        command: String,
+    ) -> &mut OpenProblem {
+        self.add(ProblemSeverity::Critical, code, subject, what, command)
+    }
+
+    fn warning(
+        &mut self,
+        code: &str,
+        subject: &str,
+        what: String,
+        command: String,
+    ) -> &mut OpenProblem {
+        self.add(ProblemSeverity::Warning, code, subject, what, command)
+    }
+
+    /// The newest event of a kind about a key.
+    fn event(&self, kind: &str, key: &str) -> Option<Event> {
+        self.events.iter().rev().find(|event| event.kind == kind && event.key == key).cloned()
+    }
+
+    fn policy(&mut self) {
+        let status = self.admin.loader.status();
+        if status.last_load.result != LoadResult::Rejected {
+            return;
+        }
+        let (path, in_force) = (self.admin.loader.path().display().to_string(), status.in_force);
+        let what = format!(
+            "the policy was rejected; {} of {} stays in force",
+            in_force.short, in_force.since
+        );
+        let first = status.last_load.problems.first().map(|text| first_line(text));
+        let problem =
+            self.critical("policy_rejected", &path, what, format!("outrigger check {path}"));
+        (problem.why, problem.since) = (first, Some(status.last_load.at));
+    }
+
+    fn breakers(&mut self) {
+        let shadow = EnforcementMode::Shadow.as_str();
+        for cell in self.admin.live.breakers() {
+            let status = cell.status(self.now);
+            if status.state == "closed" || status.mode == shadow {
+                continue;
+            }
+            let key = cell.key().to_string();
+            let state = status.state.replace('_', "-");
+            let what = match status.retry_in_ms {
+                Some(ms) => {
+                    format!("the breaker of {key} is {state}; it probes in {}", seconds(ms))
+                }
+                None => format!("the breaker of {key} is {state}"),
+            };
+            let event = self.event("breaker", &key);
+            let command = format!("outrigger breakers {}", status.provider);
+            let problem = self.critical("breaker_open", &key, what, command);
+            (problem.since, problem.why) = event.map(|event| (event.at, event.detail)).unzip();
+        }
+    }
+
+    fn drained(&mut self) {
+        let snapshot = self.admin.current.load_full();
+        for provider in &snapshot.providers {
+            let Some(manual) = provider.live.active_override(self.now) else { continue };
+            let name = &provider.policy.name;
+            let what = format!("provider {name} is drained{}", manual.note.suffix());
+            let since = self.event("override", name).map(|event| event.at);
+            let command = format!("outrigger undrain {name}");
+            self.warning("provider_drained", name, what, command).since = since;
+        }
+    }
+
+    fn held(&mut self) {
+        for held in self.admin.live.held().into_iter().map(HeldEndpoint::new) {
+            let HeldEndpoint { key, remaining_ms, reason, since, .. } = &held;
+            // The end of a hold admits requests little by little: nothing is wrong then.
+            if reason == "slow_start" {
+                continue;
+            }
+            let (left, why) = (seconds(*remaining_ms), Some(held.cause()));
+            let command = format!("outrigger breakers {}", key.split('/').next().unwrap_or(key));
+            let problem = match reason.as_str() {
+                "credential" => {
+                    let what = format!(
+                        "the provider rejects the credential {key}; it is not used for {left}"
+                    );
+                    self.critical("credential_rejected", key, what, command)
+                }
+                _ => self.warning("held", key, format!("{key} is on hold for {left}"), command),
+            };
+            (problem.why, problem.since) = (why, since.clone());
+        }
+    }
+
+    async fn fleet(&mut self) {
+        let Some(fleet) = &self.admin.fleet else { return };
+        let status = fleet.status().await;
+        let command = "outrigger fleet".to_owned();
+        if !status.attached {
+            let what = "Redis does not respond: this host decides alone".to_owned();
+            self.warning("fleet_detached", &status.redis, what, command.clone()).since =
+                Some(status.since);
+        }
+        if status.policies_differ {
+            let what = "hosts of the fleet have different policies in force".to_owned();
+            self.warning("policies_differ", &status.fleet, what, command);
+        }
+    }
+
+    fn store(&mut self) {
+        let Some(store) = &self.admin.store else { return };
+        let Some(failure) = store.failure() else { return };
+        let path = store.path().display().to_string();
+        let what = "the store cannot be written: no job is accepted".to_owned();
+        let problem = self.critical("store_unusable", &path, what, format!("df -h {path}"));
+        (problem.why, problem.since) = (Some(failure.reason), Some(rfc3339(failure.since)));
+    }
+
+    fn queue(&mut self, queue: &QueueStatus) {
+        let name = &queue.name;
+        if queue.paused {
+            let event = self.event("override", name);
+            let what = format!("queue {name} is paused: its requests wait");
+            let command = format!("outrigger queue resume {name}");
+            let problem = self.warning("queue_paused", name, what, command);
+            (problem.since, problem.why) = event.map(|event| (event.at, event.detail)).unzip();
+        }
+        let waiting: u64 = queue.classes.iter().map(|class| class.waiting as u64).sum();
+        let oldest = queue.classes.iter().filter_map(|class| class.oldest_ms).max().unwrap_or(0);
+        let is_full = waiting * 10 >= queue.max_waiting as u64 * 8;
+        if waiting > 0 && (is_full || oldest * 2 > queue.max_wait_ms) {
+            let what = format!(
+                "queue {name}: {waiting} of {} requests wait, the oldest for {}",
+                queue.max_waiting,
+                seconds(oldest)
+            );
+            let command = "outrigger queue".to_owned();
+            let why = format!("requests are rejected after {}", seconds(queue.max_wait_ms));
+            self.critical("queue_filling", name, what, command).why = Some(why);
+        }
+        let dead = queue.jobs.as_ref().and_then(|jobs| jobs.states.get("dead")).copied();
+        if let Some(dead) = dead.filter(|dead| *dead > 0) {
+            let what = format!("queue {name}: {dead} jobs are dead: every run failed");
+            let command = format!("outrigger queue jobs {name} --state dead");
+            self.warning("dead_jobs", name, what, command);
+        }
+    }
+
+    fn budgets(&mut self) {
+        let snapshot = self.admin.current.load_full();
+        for route in &snapshot.routes {
+            let left = route.live.balance(self.now);
+            if left >= SPENT {
+                continue;
+            }
+            let name = &route.policy.name;
+            let what = format!("the retry budget of route {name} is spent: errors are passed on");
+            let command = format!("outrigger requests route:{name} retried");
+            self.warning("retry_budget_spent", name, what, command);
+        }
+    }
+
+    fn modes(&mut self) {
+        for mode in self.admin.live.modes.all() {
+            let Some(episode) = mode.episode().filter(|_| mode.is_in_force()) else { continue };
+            let name = mode.name.as_str();
+            let what = format!("degradation mode {name} is in force");
+            let why = self.event("degradation", name).map(|event| event.detail);
+            let command = format!("outrigger degrade {name}");
+            let since = rfc3339(episode.began);
+            let problem = self.warning("degraded", name, what, command);
+            (problem.since, problem.why) = (Some(since), why);
+        }
+    }
+
+    fn regressions(&mut self) {
+        let command = || "outrigger events --kind regression".to_owned();
+        if self.admin.tracker.lock().is_host() {
+            let since = self.event("regression", "host").map(|event| event.at);
+            let what =
+                "most calls are slower than usual: this host or its network is the likely cause";
+            self.warning("host_regression", "host", what.to_owned(), command()).since = since;
+        }
+        for slow in self.admin.live.regressions.all() {
+            let key = slow.key.path();
+            let event = self.event("regression", &key);
+            let what = format!("calls of {key} are worse than their baseline");
+            let problem = self.warning("regression", &key, what, command());
+            (problem.since, problem.why) = event.map(|event| (event.at, event.detail)).unzip();
+        }
+    }
+}
+
+/// The state in one sentence.
+pub fn summary(problems: &[OpenProblem]) -> String {
+    let critical = problems.iter().filter(|it| it.severity == ProblemSeverity::Critical).count();
+    match problems {
+        [] => "everything works".to_owned(),
+        [only] => only.what.clone(),
+        [first, rest @ ..] => {
+            let more = if rest.len() == 1 { "1 more problem" } else { "more problems" };
+            let count = if rest.len() == 1 { String::new() } else { format!("{} ", rest.len()) };
+            let severity = if critical == 0 { " (none critical)" } else { "" };
+            format!("{}; {count}{more}{severity}", first.what)
+        }
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn seconds(ms: u64) -> String {
+    let rounded = if ms >= 10_000 { ms / 1000 * 1000 } else { ms / 100 * 100 };
+    show_duration(std::time::Duration::from_millis(rounded))
+}

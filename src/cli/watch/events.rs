@@ -1,0 +1,72 @@
+//! `outrigger events`: changes of state, past and as they come.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+
+use super::stream::follow;
+use crate::admin::history::events::EventPage;
+use crate::cli::admin_client::{AdminArgs, encode};
+use crate::cli::output::{table, time};
+use crate::telemetry::escape::escape_lines;
+use crate::telemetry::events::Event;
+
+/// Show changes of state of a running sidecar, newest first: breakers, reloads, degradation modes, overrides, regressions.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    outrigger events --kind breaker --key openai\n  \
+    outrigger events --follow")]
+pub struct EventsArgs {
+    /// Print each event as it comes, until Ctrl-C.
+    #[arg(long)]
+    follow: bool,
+    /// List only these kinds: breaker, policy, degradation, fleet, override, regression, job_dead, job_expired.
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    kind: Vec<String>,
+    /// List only events of keys that begin with this text, such as openai.
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// List at most this many events.
+    #[arg(long, default_value = "30", value_name = "N")]
+    limit: u16,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+pub fn run(args: &EventsArgs) -> Result<(), String> {
+    let mut query = format!("limit={}", args.limit);
+    if !args.kind.is_empty() {
+        query.push_str(&format!("&kind={}", encode(&args.kind.join(","))));
+    }
+    query.extend(args.key.iter().map(|key| format!("&key={}", encode(key))));
+    if !args.follow {
+        let text = args.admin.get(&format!("/api/events?{query}"))?.print(list)?;
+        // A closed pipe is not an error.
+        let _ = writeln!(std::io::stdout(), "{}", escape_lines(&text));
+        return Ok(());
+    }
+    follow(&args.admin, &format!("/api/events/stream?{query}"), |event| {
+        let line = if args.admin.json {
+            event.data.clone()
+        } else {
+            serde_json::from_str(&event.data).map(|event| line(&event)).unwrap_or_default()
+        };
+        match writeln!(std::io::stdout(), "{}", escape_lines(&line)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    })
+}
+
+fn line(event: &Event) -> String {
+    format!("{} {:<11} {}  {}", time(&event.at), event.kind, event.key, event.detail)
+}
+
+fn list(page: &EventPage) -> String {
+    if page.events.is_empty() {
+        return "no such event".to_owned();
+    }
+    let row = |event: &Event| {
+        vec![time(&event.at), event.kind.to_string(), event.key.clone(), event.detail.clone()]
+    };
+    table(&["AT", "KIND", "KEY", "CHANGE"], page.events.iter().map(row))
+}
