@@ -51,7 +51,7 @@ impl ControlPlane {
         if let Some(listener) = from_std(self.metrics) {
             tokio::spawn(admin::serve_metrics(listener, Arc::clone(&self.state)));
         }
-        let AdminState { current, live, episodes, tracker, .. } = &*self.state;
+        let AdminState { current, live, episodes, tracker, store, .. } = &*self.state;
         let (current, live) = (Arc::clone(current), Arc::clone(live));
         tokio::join!(
             watch(
@@ -60,7 +60,7 @@ impl ControlPlane {
                 self.watch_events,
                 self.poll,
             ),
-            tracking::run(Arc::clone(&live), Arc::clone(tracker)),
+            tracking::run(Arc::clone(&live), Arc::clone(tracker), store.clone()),
             degradation::run(current, live, Arc::clone(episodes), self.resolver),
         );
     }

@@ -34,6 +34,7 @@ use crate::snapshot::loader::{self, Loader, PendingPolicy};
 use crate::snapshot::watch::ReloadTrigger;
 use crate::telemetry::access_log::AccessLogSender;
 use crate::telemetry::metrics::Metrics;
+use crate::tracking::persistence;
 use crate::upstream::Resolver;
 
 /// Runs the sidecar until a signal ends it.
@@ -230,7 +231,11 @@ impl Front {
         }
         drop(listener);
         let timeout = current.load().policy.server.drain_timeout;
-        Ok(drain(workers, timeout, &mut signals, &log, &live.modes).await)
+        let end = drain(workers, timeout, &mut signals, &log, &live.modes).await;
+        if let (Shutdown::Drained, Some(store)) = (end, &state.store) {
+            persistence::save_at_end(store, &state.tracker).await;
+        }
+        Ok(end)
     }
 }
 

@@ -75,6 +75,12 @@ pub struct RollUpQuery {
 /// The merged roll-ups of one time.
 type MergedRollUps = Vec<(i64, Vec<u8>)>;
 
+impl TrackingBatch {
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty() && self.baselines.is_empty() && self.regressions.is_empty()
+    }
+}
+
 impl Resolution {
     /// The finest first.
     pub const ALL: [Resolution; 3] = [Resolution::TenSeconds, Resolution::Minute, Resolution::Hour];

@@ -2,8 +2,12 @@
 //!
 //! Every 10 s the calls of each route, provider and model are rolled up and compared with the
 //! baseline of their series (`docs/design/baselines.md`). A regression is logged, counted and kept as
-//! an event, and degradation modes read it (`slower_than_baseline`).
+//! an event, and degradation modes read it (`slower_than_baseline`). With a store, the roll-ups and
+//! the baselines outlive the process.
 
+pub mod changes;
+pub mod persistence;
+mod recent;
 mod report;
 pub mod tracker;
 
@@ -19,21 +23,31 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use crate::clock;
 use crate::live::Live;
 use crate::resilience::baseline::measure::ROLL_UP_SECONDS;
+use crate::store::Store;
 use crate::tracking::tracker::Tracker;
 
 const INTERVAL: Duration = Duration::from_secs(ROLL_UP_SECONDS);
 
 /// Tracks the calls until the process ends.
-pub async fn run(live: Arc<Live>, tracker: Arc<Mutex<Tracker>>) {
+pub async fn run(live: Arc<Live>, tracker: Arc<Mutex<Tracker>>, store: Option<Store>) {
     let started = clock::now();
     let first = number_of(clock::wall());
     let mut ticks = interval_at((started + INTERVAL).into(), INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    if let Some(store) = &store {
+        persistence::restore(store, &live, &tracker, first).await;
+    }
+    let writes = store.map(persistence::start);
     loop {
         ticks.tick().await;
         // The wall clock may be set meanwhile, so it is read once.
         let number = first + clock::since(started).as_secs() / ROLL_UP_SECONDS;
-        tracker.lock().roll_up(&live, number, clock::draw);
+        let mut tracker = tracker.lock();
+        let batch = tracker.roll_up(&live, number, clock::draw);
+        match &writes {
+            Some(writes) => persistence::send(writes, batch),
+            None => tracker.recent.push(batch),
+        }
     }
 }
 

@@ -1,12 +1,14 @@
-//! Log lines, events and metrics of regressions.
+//! Log lines, events, metrics and records of regressions.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use super::changes::{ChangedMeasure, DetectedChange};
 use crate::clock;
 use crate::live::Live;
 use crate::resilience::baseline::SeriesKey;
 use crate::resilience::baseline::detector::Regression;
-use crate::resilience::baseline::measure::Measure;
+use crate::resilience::baseline::measure::{Measure, ROLL_UP_SECONDS};
+use crate::telemetry::events::rfc3339;
 use crate::telemetry::metrics::RegressionLabels;
 
 /// The kind of the events.
@@ -29,10 +31,17 @@ pub enum AlarmEnd {
     NoCalls,
     /// It is attributed to this host.
     Host,
+    /// An operator made it normal.
+    Accepted,
+}
+
+/// An alarm of an earlier process stands: it was reported then.
+pub fn restored(live: &Live, key: &AlarmKey) {
+    live.metrics.regression_active.with(&labels(key)).set(1);
 }
 
 /// A measure of a series became worse.
-pub fn started(live: &Live, key: &AlarmKey, regression: &Regression) {
+pub fn started(live: &Live, key: &AlarmKey, regression: &Regression) -> DetectedChange {
     let labels = labels(key);
     live.metrics.regression_active.with(&labels).set(1);
     live.metrics.regressions.with(&labels).inc();
@@ -42,15 +51,24 @@ pub fn started(live: &Live, key: &AlarmKey, regression: &Regression) {
     tracing::warn!(series, measure, before, current, "worse than its baseline");
     let detail = format!("{measure}: worse than its baseline: {before} before, {current} now");
     live.events.push(clock::wall(), KIND, &series, detail);
+    record("regression", Some((key, regression)))
 }
 
 /// The alarm of a measure is not reported any longer.
-pub fn ended(live: &Live, key: &AlarmKey, regression: &Regression, end: AlarmEnd) {
+pub fn ended(
+    live: &Live,
+    key: &AlarmKey,
+    regression: &Regression,
+    end: AlarmEnd,
+) -> Option<DetectedChange> {
     live.metrics.regression_active.with(&labels(key)).set(0);
-    let state = match end {
-        AlarmEnd::Recovered => "no longer worse than its baseline",
-        AlarmEnd::NoCalls => "too few calls to say whether it is still worse than its baseline",
-        AlarmEnd::Host => return,
+    let (change, state) = match end {
+        AlarmEnd::Recovered => ("recovery", "no longer worse than its baseline"),
+        AlarmEnd::NoCalls => {
+            ("too_few_calls", "too few calls to say whether it is still worse than its baseline")
+        }
+        AlarmEnd::Accepted => ("accepted", "accepted as the baseline"),
+        AlarmEnd::Host => return None,
     };
     let (series, measure) = (key.series.path(), key.measure.as_str());
     let before = figure(key.measure, regression.before);
@@ -58,10 +76,11 @@ pub fn ended(live: &Live, key: &AlarmKey, regression: &Regression, end: AlarmEnd
     tracing::info!(series, measure, before, current, "{state}");
     let detail = format!("{measure}: {state}: {before} before, {current} last");
     live.events.push(clock::wall(), KIND, &series, detail);
+    Some(record(change, Some((key, regression))))
 }
 
 /// Most series became worse together, or no longer are.
-pub fn host(live: &Live, is_worse: bool, alarms: usize) {
+pub fn host(live: &Live, is_worse: bool, alarms: usize) -> DetectedChange {
     live.metrics.host_regression.set(i64::from(is_worse));
     let detail = if is_worse {
         tracing::warn!(alarms, "most series are worse than their baselines: this host is slow");
@@ -71,6 +90,24 @@ pub fn host(live: &Live, is_worse: bool, alarms: usize) {
         "most series are no longer worse than their baselines"
     };
     live.events.push(clock::wall(), KIND, HOST, detail.to_owned());
+    record(if is_worse { "host_regression" } else { "host_recovery" }, None)
+}
+
+fn record(change: &'static str, of: Option<(&AlarmKey, &Regression)>) -> DetectedChange {
+    let of = of.map(|(AlarmKey { series, measure }, regression)| {
+        let SeriesKey { route, provider, model } = series.clone();
+        let since = Duration::from_secs(regression.since * ROLL_UP_SECONDS);
+        ChangedMeasure {
+            route,
+            provider,
+            model,
+            measure: measure.as_str().into(),
+            before: regression.before,
+            current: regression.current,
+            since: rfc3339(SystemTime::UNIX_EPOCH + since),
+        }
+    });
+    DetectedChange { at: rfc3339(clock::wall()), change: change.into(), of }
 }
 
 fn labels(key: &AlarmKey) -> RegressionLabels {

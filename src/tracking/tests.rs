@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
+use super::changes::DetectedChange;
 use super::tracker::Tracker;
 use crate::cache::CacheRegistry;
 use crate::clock;
@@ -12,9 +13,11 @@ use crate::live::tracking::call_recorder::{CallRecorder, StreamTimes};
 use crate::policy::{self, SourceFile, Sources};
 use crate::resilience::baseline::SeriesKey;
 use crate::resilience::baseline::detector::DetectorStatus;
+use crate::resilience::baseline::measure::Measure;
 use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::Snapshot;
 use crate::snapshot::build::SnapshotBuilder;
+use crate::store::{BASELINE_KEPT, StoredBaseline};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Resolver;
 
@@ -33,9 +36,10 @@ providers:
 degradations:
   slow: { when: { slower_than_baseline: { of: a } }, for: 0s, recover_after: 0s, actions: [{ use: [b] }] }
   very_slow: { when: { slower_than_baseline: { of: chat, factor: 3 } }, for: 0s, recover_after: 0s, actions: [{ use: [b] }] }
+  few_tokens: { when: { slower_than_baseline: { of: a, measure: tokens_per_second } }, for: 0s, recover_after: 0s, actions: [{ use: [b] }] }
   other: { when: { slower_than_baseline: { of: b } }, for: 0s, recover_after: 0s, actions: [{ use: [c] }] }
 routes:
-  - { name: chat, match: { path: /chat }, providers: [a], fallback: [b, c], degrade: [slow, very_slow, other] }
+  - { name: chat, match: { path: /chat }, providers: [a], fallback: [b, c], degrade: [slow, very_slow, few_tokens, other] }
 ";
 
 struct NoSources;
@@ -105,16 +109,33 @@ impl Tracked {
     }
 
     fn end_roll_up(&mut self) {
-        self.tracker.roll_up(&self.live, self.number, || 0.5);
+        let _ = self.tracker.roll_up(&self.live, self.number, || 0.5);
         self.number += 1;
     }
 
+    /// Ends the process and starts the next.
+    fn restart(&mut self) {
+        let stored = self.stored();
+        *self = Tracked { number: self.number, ..Tracked::new() };
+        self.tracker.restore(&self.live, stored, self.number);
+    }
+
+    /// The baselines as a store keeps them.
+    fn stored(&mut self) -> Vec<StoredBaseline> {
+        let baselines = self.tracker.last_batch().baselines.into_iter();
+        baselines.map(|(series, state)| StoredBaseline { series, state }).collect()
+    }
+
+    /// The kinds of the detected changes and their providers, the oldest first.
+    fn changes(&self) -> Vec<(String, String)> {
+        let mut changes: Vec<_> = self.tracker.changes.all().cloned().collect();
+        changes.reverse();
+        let provider = |one: DetectedChange| one.of.map_or("-".to_owned(), |of| of.provider);
+        changes.into_iter().map(|one| (one.change.to_string(), provider(one))).collect()
+    }
+
     fn status(&self, provider: &str) -> Option<DetectorStatus> {
-        let key = SeriesKey {
-            route: "chat".to_owned(),
-            provider: provider.to_owned(),
-            model: "m".to_owned(),
-        };
+        let key = key(provider);
         let series = self.tracker.series().find(|(one, _)| **one == key);
         series.map(|(_, series)| series.baseline.status(self.tracker.number()))
     }
@@ -141,6 +162,11 @@ impl Tracked {
         let events = self.live.events.all().into_iter().filter(|event| event.kind == "regression");
         events.map(|event| (event.key, event.detail)).collect()
     }
+}
+
+fn key(provider: &str) -> SeriesKey {
+    let (route, model) = ("chat".to_owned(), "m".to_owned());
+    SeriesKey { route, provider: provider.to_owned(), model }
 }
 
 #[test]
@@ -257,6 +283,7 @@ fn a_slower_stream_counts_by_its_token_rate_and_an_error_rate_does_not() {
     let events = details(&tracked);
     assert!(events.contains("tokens_per_second: worse"), "{events}");
     assert!(events.contains("tokens/s now") && tracked.holds("slow"), "{events}");
+    assert!(tracked.holds("few_tokens"));
 }
 
 #[test]
@@ -270,4 +297,105 @@ fn a_removed_series_is_forgotten_with_its_alarm() {
     tracked.end_roll_up();
     assert_eq!((tracked.status("a"), tracked.holds("slow")), (None, false));
     assert_eq!(tracked.metric("regression_active", "a"), Some(0.0));
+}
+
+#[test]
+fn a_condition_of_one_measure_ignores_the_others() {
+    let mut tracked = Tracked::new();
+    tracked.roll_up(3 * HOUR, &[("a", 200.0), ("b", 300.0)]);
+    tracked.roll_up(12, &[("a", 400.0), ("b", 300.0)]);
+    assert!(tracked.holds("slow") && !tracked.holds("few_tokens"));
+}
+
+#[test]
+fn a_restart_keeps_the_baselines_and_the_alarm_and_reports_it_once() {
+    let mut tracked = Tracked::new();
+    tracked.roll_up(3 * HOUR, &[("a", 200.0), ("b", 300.0)]);
+    tracked.roll_up(12, &[("a", 400.0), ("b", 300.0)]);
+    tracked.restart();
+    assert_eq!(tracked.metric("regression_active", "a"), Some(1.0));
+    assert!(tracked.holds("slow"));
+    tracked.roll_up(1, &[("a", 400.0), ("b", 300.0)]);
+    assert_eq!((tracked.events().len(), tracked.status("a")), (0, Some(DetectorStatus::Alarm)));
+    assert_eq!(tracked.status("b"), Some(DetectorStatus::Normal));
+    let stored = tracked.tracker.changes.take_unsaved();
+    assert_eq!(stored, Vec::<String>::new());
+    tracked.roll_up(30, &[("a", 200.0), ("b", 600.0)]);
+    assert_eq!(tracked.status("a"), Some(DetectorStatus::Normal));
+    let of = |change: &str, provider: &str| (change.to_owned(), provider.to_owned());
+    let changes = tracked.changes();
+    assert!(changes.contains(&of("recovery", "a")), "{changes:?}");
+    assert!(changes.contains(&of("regression", "b")), "{changes:?}");
+}
+
+#[test]
+fn a_damaged_an_old_and_a_future_baseline_are_dropped() {
+    let mut tracked = Tracked::new();
+    tracked.roll_up(3 * HOUR, &[("a", 200.0), ("b", 300.0)]);
+    let kept = |tracked: &mut Tracked, at: u64, change: fn(&mut Vec<u8>)| {
+        let mut stored = tracked.stored();
+        stored.iter_mut().for_each(|one| change(&mut one.state));
+        let mut next = Tracker::new(LEARNING);
+        next.restore(&tracked.live, stored, at);
+        next.series().count()
+    };
+    let (now, week) = (tracked.number, BASELINE_KEPT / 10);
+    assert_eq!(kept(&mut tracked, now, |_| ()), 2);
+    assert_eq!(kept(&mut tracked, now, |state| state.truncate(100)), 0);
+    assert_eq!(kept(&mut tracked, now, |state| state[0] = 99), 0);
+    assert_eq!(kept(&mut tracked, now + week - 10, |_| ()), 2);
+    assert_eq!(kept(&mut tracked, now + week + 1, |_| ()), 0);
+    assert_eq!(kept(&mut tracked, now - 100, |_| ()), 0);
+}
+
+#[test]
+fn baselines_are_saved_within_an_hour_and_a_few_at_once() {
+    let mut tracked = Tracked::new();
+    let mut saved = Vec::new();
+    for _ in 0..2 * HOUR {
+        for model in ["k", "l", "m", "n", "o", "p"] {
+            tracked.recorder("a").record(Some(model), AttemptClass::Success, Duration::ZERO);
+        }
+        let batch = tracked.tracker.roll_up(&tracked.live, tracked.number, || 0.5);
+        tracked.number += 1;
+        saved.push(batch.baselines.len());
+    }
+    assert_eq!(saved.iter().sum::<usize>(), 6, "{saved:?}");
+    assert!(saved.iter().all(|count| *count <= 4), "{saved:?}");
+}
+
+#[test]
+fn an_accepted_regression_is_the_baseline_and_no_alarm() {
+    let mut tracked = Tracked::new();
+    tracked.roll_up(3 * HOUR, &[("a", 200.0), ("b", 300.0)]);
+    tracked.roll_up(12, &[("a", 400.0), ("b", 300.0)]);
+    let accept = |tracked: &mut Tracked, provider: &str, measure| {
+        tracked.tracker.accept(&tracked.live, &key(provider), measure)
+    };
+    assert_eq!(accept(&mut tracked, "b", None), Some(vec![]));
+    assert_eq!(accept(&mut tracked, "nobody", None), None);
+    assert_eq!(accept(&mut tracked, "a", None), Some(vec![Measure::P50, Measure::P95]));
+    assert!(!tracked.holds("slow"));
+    assert_eq!(tracked.metric("regression_active", "a"), Some(0.0));
+    tracked.roll_up(HOUR, &[("a", 400.0), ("b", 300.0)]);
+    assert_eq!((tracked.status("a"), tracked.holds("slow")), (Some(DetectorStatus::Normal), false));
+    let kinds: Vec<_> = tracked.changes().into_iter().map(|(change, _)| change).collect();
+    assert_eq!(kinds, ["regression", "regression", "accepted", "accepted"]);
+    // One that is named needs no alarm.
+    assert_eq!(accept(&mut tracked, "b", Some(Measure::P50)), Some(vec![Measure::P50]));
+}
+
+#[test]
+fn a_call_learns_what_is_usual_once_the_baseline_is_complete() {
+    let mut tracked = Tracked::new();
+    tracked.roll_up(30, &[("a", 200.0), ("b", 300.0)]);
+    let usual = |tracked: &Tracked, provider: &str| {
+        tracked.recorder(provider).record(MODEL, AttemptClass::Success, Duration::from_millis(200))
+    };
+    assert_eq!(usual(&tracked, "a"), None);
+    tracked.roll_up(3 * HOUR, &[("a", 200.0), ("b", 300.0)]);
+    let p95 = usual(&tracked, "a").expect("a usual latency").as_secs_f64();
+    // 200 ms with a noise of 10 %.
+    assert!((0.22..0.25).contains(&p95), "{p95}");
+    assert_eq!(usual(&tracked, "c"), None);
 }

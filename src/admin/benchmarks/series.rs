@@ -1,19 +1,26 @@
 //! `/api/benchmarks/series`: the series of calls, with their baselines and alarms.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::admin::change::Change;
+use crate::admin::error::{ApiError, ApiErrorKind};
 use crate::admin::routes::{ApiJson, ApiRoutes};
 use crate::admin::state::AdminState;
 use crate::resilience::baseline::SeriesKey;
+use crate::resilience::baseline::calls::{is_call, is_failed};
 use crate::resilience::baseline::detector::Detector;
 use crate::resilience::baseline::measure::{Measure, ROLL_UP_SECONDS};
+use crate::resilience::outcome::AttemptClass;
 use crate::telemetry::events::rfc3339;
+use crate::tracking::changes::DetectedChange;
 use crate::tracking::tracker::{TrackedSeries, Tracker};
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -34,6 +41,11 @@ pub struct SeriesStatus {
     pub calls: u64,
     /// How many of them failed.
     pub failed: u64,
+    /// Attempts since then by class.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Cost since then, in the currency of the provider's `price`; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
     /// The worst state of its measures.
     pub state: Cow<'static, str>,
     pub measures: Vec<MeasureStatus>,
@@ -56,19 +68,97 @@ pub struct MeasureStatus {
     pub alarm_since: Option<String>,
 }
 
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ChangeList {
+    /// Newest first; at most 1,000.
+    pub changes: Vec<DetectedChange>,
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SeriesAccepted {
+    /// The measures whose current value is the baseline now.
+    pub accepted: Vec<String>,
+    /// The series, after the change.
+    pub series: SeriesStatus,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AcceptQuery {
+    route: String,
+    provider: String,
+    model: String,
+    measure: Option<String>,
+}
+
 pub fn routes() -> ApiRoutes {
-    ApiRoutes::default().get::<SeriesList, _>(
-        "/api/benchmarks/series",
-        "Lists the calls of each route, provider and model, with baseline, current value and alarm \
-         of each measure. Updated every 10 s.",
-        list,
-    )
+    ApiRoutes::default()
+        .get::<SeriesList, _>(
+            "/api/benchmarks/series",
+            "Lists the calls of each route, provider and model, with baseline, current value and \
+             alarm of each measure. Updated every 10 s.",
+            list,
+        )
+        .get::<ChangeList, _>(
+            "/api/benchmarks/changes",
+            "Lists detected regressions and recoveries with their figures.",
+            changes,
+        )
+        .post::<SeriesAccepted, _>(
+            "/api/benchmarks/series/accept",
+            "Makes the current values of a series its baseline, which ends its alarms. Query: \
+             `route`, `provider`, `model`, and `measure`; without a measure, all that alarm.",
+            accept,
+        )
 }
 
 async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<SeriesList> {
     let tracker = admin.tracker.lock();
     let series = tracker.series().map(|(key, tracked)| SeriesStatus::of(&tracker, key, tracked));
     ApiJson(SeriesList { host_regression: tracker.is_host(), series: series.collect() })
+}
+
+async fn changes(State(admin): State<Arc<AdminState>>) -> ApiJson<ChangeList> {
+    let changes = admin.tracker.lock().changes.all().cloned().collect();
+    ApiJson(ChangeList { changes })
+}
+
+async fn accept(
+    State(admin): State<Arc<AdminState>>,
+    query: Result<Query<AcceptQuery>, QueryRejection>,
+    change: Change,
+) -> Result<ApiJson<SeriesAccepted>, ApiError> {
+    change.on_this_host()?;
+    change.without_end("a baseline is learned on from the accepted value")?;
+    let invalid = |detail: String| ApiError::new(ApiErrorKind::InvalidQuery, detail);
+    let Query(AcceptQuery { route, provider, model, measure }) = query
+        .map_err(|error| invalid(format!("{error} (expected route, provider, model, measure)")))?;
+    let known = || Measure::ALL.map(Measure::as_str).join(", ");
+    let unknown = |word: &str| invalid(format!("`measure` is `{word}` (expected {})", known()));
+    let word = measure.as_deref();
+    let measure =
+        word.map(|word| Measure::from_word(word).ok_or_else(|| unknown(word))).transpose()?;
+    let key = SeriesKey { route, provider, model };
+    let mut tracker = admin.tracker.lock();
+    let Some(accepted) = tracker.accept(&admin.live, &key, measure) else {
+        let all = tracker.series().map(|(key, _)| key.path());
+        let detail = format!("there is no series `{}`", key.path());
+        return Err(ApiError::unknown(ApiErrorKind::UnknownSeries, &detail, all));
+    };
+    if accepted.is_empty() {
+        let detail = match measure {
+            Some(_) => "the measure has no current value or no baseline (wait for calls)",
+            None => "no measure of the series alarms (name the measure to accept)",
+        };
+        return Err(ApiError::new(ApiErrorKind::NothingToAccept, detail));
+    }
+    let series = tracker.series().find(|(one, _)| **one == key);
+    let series = series.map(|(key, tracked)| SeriesStatus::of(&tracker, key, tracked));
+    drop(tracker);
+    admin.audit("baseline_accept", &key.path(), &change);
+    let accepted = accepted.iter().map(|measure| measure.as_str().to_owned()).collect();
+    let gone = || ApiError::new(ApiErrorKind::UnknownSeries, "the series is gone");
+    Ok(ApiJson(SeriesAccepted { accepted, series: series.ok_or_else(gone)? }))
 }
 
 impl SeriesStatus {
@@ -80,8 +170,14 @@ impl SeriesStatus {
             route,
             provider,
             model,
-            calls: tracked.calls,
-            failed: tracked.failed,
+            calls: tracked.count(is_call),
+            failed: tracked.count(is_failed),
+            outcomes: AttemptClass::ALL
+                .into_iter()
+                .map(|class| (class.as_str().to_owned(), tracked.outcomes[class.index()]))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            cost: Some(tracked.cost).filter(|cost| *cost > 0.0),
             state: baseline.status(number).as_str().into(),
             measures: Measure::ALL.map(measure).into(),
         }
