@@ -2,6 +2,7 @@
 
 mod admin_client;
 mod backup;
+mod bench;
 mod breakers;
 mod cache;
 mod check;
@@ -98,6 +99,7 @@ enum Command {
     #[command(after_help = "Example:\n  outrigger fleet")]
     Fleet(AdminArgs),
     Queue(queue::QueueArgs),
+    Bench(bench::BenchArgs),
     Cache(cache::CacheArgs),
     Backup(backup::BackupArgs),
     Drain(drain::DrainArgs),
@@ -121,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Degrade(args) => print(degrade::run(&args)),
         Command::Fleet(admin) => print(fleet::run(&admin)),
         Command::Queue(args) => print(queue::run(&args)),
+        Command::Bench(args) => print(bench::run(&args)),
         Command::Cache(args) => print(cache::run(&args)),
         Command::Backup(args) => print(backup::run(&args)),
         Command::Drain(args) => print(drain::drain(&args)),

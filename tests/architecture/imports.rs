@@ -56,7 +56,7 @@ const ORDERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["mod", "benchmarks history status", "*"]),
-    ("cli", &["mod watch *"]),
+    ("cli", &["mod watch bench *"]),
     ("fleet", &["*", "redis"]),
     ("jobs", &["mod", "*", "sharing"]),
     (

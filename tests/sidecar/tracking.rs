@@ -8,9 +8,9 @@ use crate::fixtures::{GENEROUS, api, chat_for, policy, route, single_worker};
 use crate::support::{Behaviour, Origin, Sidecar};
 
 /// Reads the model of a request.
-const PRICE: &str = "price: { input: 1, output: 1, per: 1M, currency: USD }, breaker: none";
+pub const PRICE: &str = "price: { input: 1, output: 1, per: 1M, currency: USD }, breaker: none";
 
-fn series(sidecar: &Sidecar, provider: &str, model: &str) -> Value {
+pub fn series(sidecar: &Sidecar, provider: &str, model: &str) -> Value {
     let document = api(sidecar, "/api/benchmarks/series");
     let all = document["series"].as_array().expect("a list of series").clone();
     let of = |one: &Value| one["provider"] == provider && one["model"] == model;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -44,6 +45,8 @@ pub enum Behaviour {
     Raw(Vec<u8>),
     /// Waits at the gate before the inner behaviour.
     Held(Gate, Box<Behaviour>),
+    /// Waits for a time before the inner behaviour, where the latency itself is tested.
+    After(Duration, Box<Behaviour>),
     /// One behaviour for each request; the last one repeats.
     Script(Vec<Behaviour>),
     /// One behaviour for each request, starting again after the last.
@@ -105,6 +108,10 @@ impl Behaviour {
 
     pub fn held(self, gate: &Gate) -> Self {
         Behaviour::Held(gate.clone(), Box::new(self))
+    }
+
+    pub fn after(self, time: Duration) -> Self {
+        Behaviour::After(time, Box::new(self))
     }
 
     /// Is it about connections rather than requests?

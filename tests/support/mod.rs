@@ -17,6 +17,7 @@
 pub mod behaviour;
 pub mod carriers;
 pub mod client;
+pub mod faketime;
 pub mod fleet;
 pub mod listener;
 pub mod message;

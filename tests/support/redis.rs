@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::listener::ReservedPort;
-use super::{PATIENCE, Signal, eventually};
+use super::{PATIENCE, Signal, eventually, faketime};
 
 pub mod certificates;
 pub mod cluster;
@@ -303,7 +303,7 @@ impl RedisServer {
     fn faked_clock(&self) -> Vec<(String, String)> {
         let clock = self.folder().join("clock");
         fs::write(&clock, "+0").expect("its clock can be written");
-        let preload = format!("{}:libc.so.6", faketime().display());
+        let preload = format!("{}:libc.so.6", faketime::library(FAKED).display());
         let clock = clock.display().to_string();
         let pairs = [
             ("LD_PRELOAD", preload.as_str()),
@@ -337,13 +337,4 @@ pub fn words(text: &str) -> Vec<String> {
 fn wall_seconds() -> i64 {
     let since = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a time after 1970");
     i64::try_from(since.as_secs()).expect("a valid time")
-}
-
-/// The path of the library: `/usr/lib/<machine>/faketime/`.
-fn faketime() -> PathBuf {
-    let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    let mut found = folders.map(|folder| folder.path().join("faketime").join(FAKED));
-    found.find(|path| path.exists()).unwrap_or_else(|| {
-        panic!("libfaketime is not installed: this test needs it (apt-get install faketime)")
-    })
 }

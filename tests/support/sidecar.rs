@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::client::{Call, Client, Response};
-use super::{PATIENCE, POLL_INTERVAL, Watched};
+use super::{PATIENCE, POLL_INTERVAL, Watched, faketime};
 
 #[derive(Debug)]
 pub struct Sidecar {
@@ -80,6 +80,13 @@ impl Builder {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Lets its clock begin this many seconds from now and run this many times as fast.
+    pub fn clock(self, offset: u32, speed: u32) -> Self {
+        let preload = faketime::library("libfaketimeMT.so.1").display().to_string();
+        let clock = format!("+{offset} x{speed}");
+        self.env("LD_PRELOAD", &preload).env("FAKETIME", &clock).env("FAKETIME_NO_CACHE", "1")
     }
 
     /// Adds an argument to `outrigger run`.

@@ -135,6 +135,10 @@ impl Connection {
                     self.pass(&gate).await?;
                     *then
                 }
+                Behaviour::After(time, then) => {
+                    tokio::time::sleep(time).await;
+                    *then
+                }
                 Behaviour::Custom(decide) => (decide.0)(request),
                 behaviour => return self.perform(behaviour, request).await,
             };
@@ -186,6 +190,7 @@ impl Connection {
             listener_state @ (Behaviour::RefuseConnections
             | Behaviour::BlackHole
             | Behaviour::Held(..)
+            | Behaviour::After(..)
             | Behaviour::Script(_)
             | Behaviour::Cycle(_)
             | Behaviour::Custom(_)) => {
