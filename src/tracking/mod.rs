@@ -24,6 +24,7 @@ use crate::clock;
 use crate::live::Live;
 use crate::resilience::baseline::measure::ROLL_UP_SECONDS;
 use crate::store::Store;
+use crate::tracking::persistence::StoreWrites;
 use crate::tracking::tracker::Tracker;
 
 const INTERVAL: Duration = Duration::from_secs(ROLL_UP_SECONDS);
@@ -37,15 +38,15 @@ pub async fn run(live: Arc<Live>, tracker: Arc<Mutex<Tracker>>, store: Option<St
     if let Some(store) = &store {
         persistence::restore(store, &live, &tracker, first).await;
     }
-    let writes = store.map(persistence::start);
+    let mut writes = store.map(StoreWrites::start);
     loop {
         ticks.tick().await;
         // The wall clock may be set meanwhile, so it is read once.
         let number = first + clock::since(started).as_secs() / ROLL_UP_SECONDS;
         let mut tracker = tracker.lock();
         let batch = tracker.roll_up(&live, number, clock::draw);
-        match &writes {
-            Some(writes) => persistence::send(writes, batch),
+        match &mut writes {
+            Some(writes) => writes.send(batch),
             None => tracker.recent.push(batch),
         }
     }

@@ -3,6 +3,7 @@
 //! A slow disk or a full one must not delay the detection: the writes wait in a short channel, and
 //! what does not fit or cannot be written is left out, with one log line a minute.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,29 +40,51 @@ pub(super) async fn restore(store: &Store, live: &Live, tracker: &Mutex<Tracker>
 pub async fn save_at_end(store: &Store, tracker: &Mutex<Tracker>) {
     let at = number_of(clock::wall()) * ROLL_UP_SECONDS;
     let batch = TrackingBatch { at, ..tracker.lock().last_batch() };
-    match timeout(END_TIMEOUT, store.save_tracking(Arc::new(batch))).await {
+    match timeout(END_TIMEOUT, write(store, batch)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%error, "cannot save the baselines"),
         Err(_) => tracing::warn!("cannot save the baselines: the disk is too slow"),
     }
 }
 
-/// Starts the task that writes batches.
-pub(super) fn start(store: Store) -> Sender<TrackingBatch> {
-    let (sender, batches) = channel(WAITING);
-    tokio::spawn(write_all(store, batches));
-    sender
+/// The way to the task that writes.
+#[derive(Debug)]
+pub(super) struct StoreWrites {
+    sender: Sender<TrackingBatch>,
+    complaints: Complaints,
 }
 
-/// A batch that has no place is left out: the disk is slow.
-pub(super) fn send(writes: &Sender<TrackingBatch>, batch: TrackingBatch) {
-    if writes.try_send(batch).is_err() {
-        tracing::debug!("the store is busy: a roll-up is left out");
+/// When a failure was last logged.
+#[derive(Debug, Default)]
+struct Complaints(Option<Instant>);
+
+impl StoreWrites {
+    /// Starts the task.
+    pub fn start(store: Store) -> StoreWrites {
+        let (sender, batches) = channel(WAITING);
+        tokio::spawn(write_all(store, batches));
+        StoreWrites { sender, complaints: Complaints::default() }
+    }
+
+    /// Leaves a batch out that has no place.
+    pub fn send(&mut self, batch: TrackingBatch) {
+        if self.sender.try_send(batch).is_err() {
+            self.complaints.log(&"the disk is too slow");
+        }
+    }
+}
+
+impl Complaints {
+    fn log(&mut self, error: &dyn Display) {
+        if self.0.is_none_or(|last| clock::since(last) >= COMPLAINT_INTERVAL) {
+            self.0 = Some(clock::now());
+            tracing::warn!(%error, "cannot store the roll-ups of calls: leaving them out");
+        }
     }
 }
 
 async fn write_all(store: Store, mut batches: Receiver<TrackingBatch>) {
-    let (mut minute, mut complaint) = (0, None::<Instant>);
+    let (mut minute, mut complaints) = (0, Complaints::default());
     while let Some(batch) = batches.recv().await {
         let at = batch.at;
         let mut done = write(&store, batch).await;
@@ -69,13 +92,7 @@ async fn write_all(store: Store, mut batches: Receiver<TrackingBatch>) {
             minute = at / 60;
             done = tidy(&store, at).await;
         }
-        let is_due = complaint.is_none_or(|last| clock::since(last) >= COMPLAINT_INTERVAL);
-        if let Err(error) = done
-            && is_due
-        {
-            complaint = Some(clock::now());
-            tracing::warn!(%error, "cannot store the roll-ups of calls: leaving them out");
-        }
+        done.unwrap_or_else(|error| complaints.log(&error));
     }
 }
 

@@ -23,7 +23,10 @@ use crate::tracking::{PRICE, series};
 const SPEED: u32 = 20;
 /// The latency of the provider in the time of the test.
 const USUAL: Duration = Duration::from_millis(100);
-const CLIENTS: usize = 6;
+const CLIENTS: usize = 10;
+/// Standard deviation of the logarithm of the latency in the seeded day: wide, so that a loaded machine
+/// does not look like a slow provider.
+const NOISE: f64 = 0.3;
 
 /// Fills a store with what a day of calls to provider `a` has taught.
 fn learn_a_day(data: &Path, p95: Option<f64>) {
@@ -33,7 +36,7 @@ fn learn_a_day(data: &Path, p95: Option<f64>) {
     let noise = || (0..12).map(|_| draws.borrow_mut().f64()).sum::<f64>() - 6.0;
     let usual = (USUAL * SPEED).as_secs_f64();
     for number in last - 8_700..=last {
-        let near = |value: f64| value * (0.1 * noise()).exp();
+        let near = |value: f64| value * (NOISE * noise()).exp();
         let p50 = Some(near(usual));
         let (calls, timed) = (50, 50);
         let p95 = p95.map(near);
@@ -125,12 +128,12 @@ fn a_provider_that_slows_down_is_reported_and_enters_a_mode_until_it_recovers() 
     let mut sidecar = start(data.path(), &yaml, 0);
     sidecar.wait_for_log(|line| line.contains("baselines restored") && line.contains("series=1"));
     let baseline = measure(&sidecar, "p50")["baseline"].as_f64().expect("a baseline");
-    assert!((1.8..2.2).contains(&baseline), "{baseline}");
+    assert!((1.7..2.3).contains(&baseline), "{baseline}");
     under_load(&sidecar, || {
         // A minute without an alarm.
         sidecar.wait_until(|sidecar| calls(sidecar) > 300 && has_state(sidecar, "normal"));
         assert_eq!(sidecar.metric(ACTIVE).unwrap_or(0.0), 0.0);
-        origin.set(after(2 * USUAL));
+        origin.set(after(3 * USUAL));
         sidecar.wait_until(|sidecar| has_state(sidecar, "alarm"));
         sidecar.wait_until(|sidecar| mode(sidecar, "slow")["in_force"] == true);
         assert_eq!(mode(&sidecar, "chunky")["in_force"], false);
@@ -145,7 +148,7 @@ fn a_provider_that_slows_down_is_reported_and_enters_a_mode_until_it_recovers() 
         let change = api(&sidecar, "/api/benchmarks/changes")["changes"][0].clone();
         assert_eq!((&change["change"], &change["model"]), (&json!("regression"), &json!("m")));
         let figures = [&change["before"], &change["current"]].map(|one| one.as_f64().expect("one"));
-        assert!((1.8..2.2).contains(&figures[0]) && figures[1] > 1.1 * figures[0], "{change}");
+        assert!((1.7..2.3).contains(&figures[0]) && figures[1] > 1.1 * figures[0], "{change}");
         let has_header = || origin.last().headers.get("x-slow").is_some();
         sidecar.wait_until(|_| has_header());
 
@@ -176,7 +179,7 @@ fn a_provider_that_slows_down_is_reported_and_enters_a_mode_until_it_recovers() 
 
 #[test]
 fn an_operator_makes_a_lasting_change_normal() {
-    let (data, origin) = (data_dir(), Origin::start(after(2 * USUAL)));
+    let (data, origin) = (data_dir(), Origin::start(after(3 * USUAL)));
     learn_a_day(data.path(), None);
     let yaml = policy(&[("a", &origin.url(), PRICE)], &(route("providers: [a]") + GENEROUS));
     let sidecar = start(data.path(), &yaml, 0);
