@@ -67,6 +67,9 @@ impl Sources for Known {
             Some("cert.pem") => Ok(PEM.into()),
             Some("key.pem") => Ok(KEY.into()),
             Some("bom") => Ok(format!("\u{feff}{SECRET}\n").into()),
+            Some("bad.jsonl") => Ok(b"{\"path\": \"/\"}\n{\"url\": \"/\"}\n".into()),
+            Some("many.jsonl") => Ok(b"{\"path\": \"/\"}\n".repeat(10_001)),
+            Some("large.jsonl") => Err(io::Error::other("it is larger than 1 MiB")),
             Some("/run/secrets/openai_b") => Ok(format!("{SECRET}-file\n").into()),
             _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such file")),
         }

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::auth::Access;
 use crate::benchmark::history::RunHistory;
+use crate::benchmark::runner::BenchmarkRunner;
 use crate::cache::CacheRegistry;
 use crate::degradation::history::EpisodeHistory;
 use crate::fleet::Fleet;
@@ -44,4 +45,5 @@ pub struct AdminState {
     pub runs: Arc<RunHistory>,
     /// The places for streams of events.
     pub streams: Arc<Semaphore>,
+    pub benchmarks: Arc<BenchmarkRunner>,
 }

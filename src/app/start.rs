@@ -19,6 +19,7 @@ use super::{Options, StartError, core_dumps, descriptors, store_dir};
 use crate::admin::state::{AdminState, EVENT_STREAMS};
 use crate::admin::{self, Access, Token};
 use crate::benchmark::history::RunHistory;
+use crate::benchmark::runner::BenchmarkRunner;
 use crate::cache::CacheRegistry;
 use crate::clock;
 use crate::degradation::history::EpisodeHistory;
@@ -32,6 +33,7 @@ use crate::snapshot::CurrentSnapshot;
 use crate::snapshot::build::SnapshotBuilder;
 use crate::snapshot::loader::{self, Loader, PendingPolicy};
 use crate::snapshot::watch::ReloadTrigger;
+use crate::store::Store;
 use crate::telemetry::access_log::AccessLogSender;
 use crate::telemetry::metrics::Metrics;
 use crate::tracking::persistence;
@@ -53,9 +55,9 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     let (loader, current) = Loader::start(&options.policies, builder, read)?;
     let listener = front_runtime.block_on(async { Listener::bind(&options.listen) })?;
     let (admin, metrics) = (bind_admin(options.admin)?, bind_admin(options.metrics)?);
-    let store = store_dir::open(&options.data, &live)?;
-    let runs = RunHistory::new(store.clone(), Arc::clone(&live)).map_err(std::io::Error::other)?;
+    let (store, runs) = open_store(options, &live)?;
     let state = Arc::new(AdminState {
+        benchmarks: BenchmarkRunner::new(&live, &current, &runs),
         caches,
         loader: Arc::clone(&loader),
         ready: AtomicBool::new(false),
@@ -68,8 +70,8 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
         current,
         episodes: Arc::new(EpisodeHistory::new(store.clone())),
         tracker: Arc::default(),
-        runs: Arc::new(runs),
         streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
+        runs,
         store,
     });
     // Before the first log line that announces the process: an unhandled signal would end it.
@@ -90,6 +92,16 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     control_plane.start(control)?;
     let front = Front { listener, signals, state, wake, max_connections: shares.clients };
     front.run(&front_runtime, options.workers, resolver)
+}
+
+/// Opens the store, and the history of benchmarks, which needs none.
+fn open_store(
+    options: &Options,
+    live: &Arc<Live>,
+) -> Result<(Option<Store>, Arc<RunHistory>), StartError> {
+    let store = store_dir::open(&options.data, live)?;
+    let history = RunHistory::new(store.clone(), Arc::clone(live));
+    Ok((store, Arc::new(history.map_err(std::io::Error::other)?)))
 }
 
 fn snapshot_builder(
@@ -226,6 +238,7 @@ impl Front {
             }
         }
         workers.set_draining();
+        state.benchmarks.stop_current("the sidecar ends");
         while let Some(incoming) = listener.pending() {
             workers.dispatch(incoming, live, current);
         }

@@ -6,7 +6,10 @@
 pub mod block_codec;
 pub mod compare;
 pub mod history;
+pub mod local;
 pub mod report;
+pub mod run;
+pub mod runner;
 pub mod schedule;
 pub mod timetable;
 pub mod trend;

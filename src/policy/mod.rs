@@ -13,6 +13,7 @@
 //! (`section/display.rs`), the JSON Schema and the reference on its description
 //! (`section/describe.rs`); both follow from the declarations.
 
+mod benchmark_costs;
 mod credentials;
 pub mod diff;
 #[cfg(test)]

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::Sources;
+use super::benchmark_costs;
 use super::credentials;
 use super::lints;
 use super::section::{Checker, Form, NamedSection, defaults};
 use super::sections::Policy;
 use super::sections::action::Action;
+use super::sections::benchmark::BenchmarkPolicy;
 use super::sections::breaker::{Breaker, Scope};
 use super::sections::cache::Cache;
 use super::sections::degradation::{Degradation, MOST_MODES};
@@ -71,8 +73,10 @@ pub(super) fn validate(
         caches: values(caches),
         degradations: values(degradations),
         routes,
+        benchmarks: values(named::<BenchmarkPolicy>(&mut check)),
     };
     lints::currencies(&mut check, &policy);
+    benchmark_costs::check_costs(&mut check, &policy);
     let failed = failed || !check.problems.is_empty();
     if !failed {
         let warnings = lints::warnings(&check, &policy, &ids);
@@ -210,6 +214,7 @@ fn collect_names(check: &mut Checker<'_>) {
         (Queue::KEY, Queue::ONE, true),
         (Cache::KEY, Cache::ONE, false),
         (Degradation::KEY, Degradation::ONE, false),
+        (BenchmarkPolicy::KEY, BenchmarkPolicy::ONE, false),
     ] {
         let mut first: BTreeMap<&str, NodeId> = BTreeMap::new();
         let tree = check.tree;

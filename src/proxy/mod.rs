@@ -7,6 +7,7 @@ pub mod access_log;
 mod attempt;
 pub mod caching;
 mod degradation;
+pub mod detached;
 mod dispatch;
 pub mod downstream;
 mod handler;

@@ -183,6 +183,7 @@ impl Snapshot {
             queues: self.policy.queues.iter().map(|queue| queue.name.as_str()).collect(),
             caches: self.policy.caches.iter().map(|cache| cache.name.as_str()).collect(),
             modes: self.modes.iter().map(|mode| mode.policy.name.as_str()).collect(),
+            benchmarks: self.policy.benchmarks.iter().map(|one| one.name.as_str()).collect(),
             signals: self.modes.iter().flat_map(|mode| mode.named_signals()).collect(),
         }
     }

@@ -216,6 +216,10 @@ impl Sources for PlaceholderSources {
             read => read,
         }
     }
+
+    fn data_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.disk.file(path)
+    }
 }
 
 #[cfg(test)]

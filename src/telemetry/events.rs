@@ -24,7 +24,7 @@ pub struct Event {
     /// RFC 3339.
     pub at: String,
     /// `breaker`, `policy`, `degradation`, `fleet`, `override`, `regression`,
-    /// `benchmark_regression`, `job_dead` or `job_expired`.
+    /// `benchmark`, `benchmark_regression`, `job_dead` or `job_expired`.
     pub kind: Cow<'static, str>,
     /// The key of the changed object, such as `openai/api.openai.com:443/gpt-4o`.
     pub key: String,

@@ -20,6 +20,7 @@ pub struct PolicyNames<'a> {
     pub queues: HashSet<&'a str>,
     pub caches: HashSet<&'a str>,
     pub modes: HashSet<&'a str>,
+    pub benchmarks: HashSet<&'a str>,
     /// Mode, and one signal of its condition.
     pub signals: HashSet<(&'a str, &'a str)>,
 }
@@ -62,6 +63,9 @@ macro_rules! labels {
     (@declared queue, $set:ident, $names:ident) => { $names.queues.contains($set.queue.as_str()) };
     (@declared cache, $set:ident, $names:ident) => { $names.caches.contains($set.cache.as_str()) };
     (@declared mode, $set:ident, $names:ident) => { $names.modes.contains($set.mode.as_str()) };
+    (@declared benchmark, $set:ident, $names:ident) => {
+        $names.benchmarks.contains($set.benchmark.as_str())
+    };
     (@declared signal, $set:ident, $names:ident) => {
         $names.signals.contains(&($set.mode.as_str(), $set.signal.as_str()))
     };
@@ -124,7 +128,6 @@ labels! {
         /// `p50`, `p95`, `first_content`, `tokens_per_second` or `error_rate`.
         measure: &'static str,
     }
-    BenchmarkLabels { benchmark: String, }
     QueueLabels by queue { queue: String, }
     ClassLabels by queue { queue: String, class: String, }
     ShedLabels by queue { queue: String, class: String, reason: &'static str, }
@@ -154,6 +157,17 @@ labels! {
         mode: String,
         /// `sent`, `failed` or `given_up`.
         result: &'static str,
+    }
+    BenchmarkLabels by benchmark { benchmark: String, }
+    BenchmarkQuantileLabels by benchmark {
+        benchmark: String,
+        /// `0.5` or `0.95`.
+        quantile: &'static str,
+    }
+    BenchmarkRunLabels by benchmark {
+        benchmark: String,
+        /// `done`, `aborted` or `failed`.
+        state: &'static str,
     }
     RedisCallLabels {
         call: &'static str,

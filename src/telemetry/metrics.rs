@@ -184,6 +184,10 @@ metrics! {
     host_regression: single Level, "1 while most series are worse than their baselines, so that this host or its network is the likely cause";
 
     benchmark_regressions: series Counter [BenchmarkLabels], "Runs of a benchmark that were worse than its baseline";
+    benchmark_runs: series Counter [BenchmarkRunLabels], "Runs of benchmarks that have ended, by state";
+    benchmark_latency_seconds: series Ratio [BenchmarkQuantileLabels], "Latency in the last complete run of a benchmark, by quantile";
+    benchmark_error_rate: series Ratio [BenchmarkLabels], "Share of failed calls in the last complete run of a benchmark, 0 to 1";
+    benchmark_throughput: series Ratio [BenchmarkLabels], "Successful calls in a second in the last complete run of a benchmark";
 
     jobs: family Level [JobLabels], "Jobs in the store, by queue and state";
     job_oldest_ready_seconds: family Ratio [QueueLabels], "Age of the oldest job that is ready to run";

@@ -57,6 +57,7 @@ const ORDERS: &[(&str, &[&str])] = &[
     ),
     ("admin", &["mod", "benchmarks history status", "*"]),
     ("cli", &["mod watch bench *"]),
+    ("benchmark", &["mod", "runner local", "run", "*"]),
     ("fleet", &["*", "redis"]),
     ("jobs", &["mod", "*", "sharing"]),
     (

@@ -15,6 +15,8 @@ mod access_records;
 mod affinity;
 mod attack;
 mod benchmark_history;
+mod benchmarks;
+mod benchmarks_ab;
 mod bounds;
 mod breaker_probes;
 mod breakers;

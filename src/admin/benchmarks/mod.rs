@@ -2,10 +2,12 @@
 
 pub mod history;
 mod points;
+pub mod runner;
 pub mod series;
 
 use super::routes::ApiRoutes;
 
 pub fn routes() -> ApiRoutes {
-    series::routes().merge(points::routes()).merge(history::routes())
+    let series = series::routes().merge(points::routes());
+    runner::routes().merge(series).merge(history::routes())
 }

@@ -25,6 +25,10 @@ pub trait Sources {
     fn env(&self, name: &str) -> Option<String>;
     /// The implementation resolves relative paths.
     fn file(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// A file without secrets, which is there wherever the policy is checked.
+    fn data_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.file(path)
+    }
 }
 
 pub struct Checker<'a> {
@@ -340,8 +344,24 @@ impl<'a> Checker<'a> {
     }
 
     pub fn file(&mut self, node: NodeId, path: &Path) -> Option<Vec<u8>> {
+        let read = self.sources.file(path);
+        self.file_content(node, path, read)
+    }
+
+    /// A file without secrets.
+    pub fn data_file(&mut self, node: NodeId, path: &Path) -> Option<Vec<u8>> {
+        let read = self.sources.data_file(path);
+        self.file_content(node, path, read)
+    }
+
+    fn file_content(
+        &mut self,
+        node: NodeId,
+        path: &Path,
+        read: io::Result<Vec<u8>>,
+    ) -> Option<Vec<u8>> {
         self.files_read.insert(path.to_owned());
-        match self.sources.file(path) {
+        match read {
             Ok(bytes) => Some(bytes),
             Err(error) => {
                 self.error(node, format!("cannot read the file `{}`: {error}", path.display()));

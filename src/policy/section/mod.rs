@@ -40,6 +40,7 @@ pub mod form;
 pub mod lists;
 pub mod names;
 pub mod scalars;
+pub mod threshold;
 
 pub use checker::Checker;
 pub use describe::{KeyText, Reference, ValueShape};
@@ -48,6 +49,7 @@ pub use form::{Bounded, Form, defaults};
 pub use lists::{Map, MapKey, OneOrMany, OrNone, Required};
 pub use names::{NameOf, NamedSection, OrDefault};
 pub use scalars::{Share, Size};
+pub use threshold::{Percentile, Threshold, ThresholdMeasure, TimedFigure};
 
 /// The names that the macros below use.
 pub(crate) mod macro_names {

@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod auth;
+pub mod benchmark;
 pub mod breaker;
 pub mod cache;
 pub mod degradation;
@@ -13,9 +14,9 @@ pub mod retry;
 pub mod rewrite;
 pub mod route;
 pub mod server;
-pub mod tls;
 pub mod url;
 
+use benchmark::BenchmarkPolicy;
 use breaker::Breaker;
 use cache::Cache;
 use degradation::Degradation;
@@ -48,6 +49,8 @@ pub struct Policy {
     pub degradations: Vec<Degradation>,
     /// In the order in which they are tried: file name, then position in the file. Disabled ones are left out.
     pub routes: Vec<RoutePolicy>,
+    /// In the order of their names.
+    pub benchmarks: Vec<BenchmarkPolicy>,
 }
 
 /// The sections whose entries have names, in the order in which they are shown.
@@ -95,6 +98,7 @@ named_sections! {
     Cache in caches: "cache";
     Degradation in degradations: "mode";
     RoutePolicy in routes: "route";
+    BenchmarkPolicy in benchmarks: "benchmark";
 }
 
 fn entries<T: Form + NamedSection>(out: &mut Display<'_>, all: &[T]) {
@@ -143,6 +147,11 @@ pub fn describe(out: &mut Reference) -> Vec<KeyText> {
             "Modes of degradation, by name; up to 64 are enabled.",
             map(Degradation::describe(out)),
         ),
+        key(
+            "benchmarks",
+            "Calls that the sidecar makes itself to measure a route or a provider, by name.",
+            map(BenchmarkPolicy::describe(out)),
+        ),
     ]
 }
 
@@ -156,6 +165,9 @@ pub mod model {
     pub use super::Policy;
     pub use super::action::{Action, ActionKind, Notify, Reduction, Respond, RespondKind};
     pub use super::auth::{Auth, Credential, Secret};
+    pub use super::benchmark::{
+        BenchmarkLoad, BenchmarkPolicy, BenchmarkRequest, BenchmarkTarget, Pace,
+    };
     pub use super::breaker::{Breaker, Scope};
     pub use super::cache::{Cache, Keeps, KeyPart, StoreAll};
     pub use super::degradation::{
@@ -171,7 +183,8 @@ pub mod model {
     pub use super::retry::{Budget, Cost, Retry};
     pub use super::rewrite::{Headers, JsonText, Rewrite, RewriteBody, RewritePath, SetHeader};
     pub use super::route::{Affinity, AllowOverride, Redirects, RoutePolicy, Weighted};
-    pub use super::server::{AccessLog, Forwarded, LogFormat, LogTarget, Server};
-    pub use super::tls::{ClientTls, Identity, Pem};
+    pub use super::server::{
+        AccessLog, ClientTls, Forwarded, Identity, LogFormat, LogTarget, Pem, Server,
+    };
     pub use super::url::{Callback, ForwardProxy, PostTo, Url};
 }

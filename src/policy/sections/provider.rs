@@ -11,7 +11,7 @@ use super::breaker::Breaker;
 use super::response::{ClassifyRule, Price, Usage};
 use super::retry::Retry;
 use super::rewrite::{Headers, Rewrite};
-use super::tls::ClientTls;
+use super::server::ClientTls;
 use super::url::{ForwardProxy, Url};
 use crate::policy::presets::generation::GenerationKind;
 use crate::policy::presets::{self, Preset};

@@ -15,8 +15,8 @@ use super::rewrite::{HeaderKey, OpenHeader};
 use crate::policy::section::names::Name;
 use crate::policy::section::scalars::ABOVE_NONE;
 use crate::policy::section::{
-    Checker, NameOf, NamedSection, OrDefault, OrNone, Required, Share, Size, section, text_form,
-    texts, words,
+    Checker, NameOf, NamedSection, OrDefault, OrNone, Required, Share, Size, defaults, section,
+    text_form, texts, words,
 };
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{DAY, MINUTE, MS};
@@ -90,6 +90,36 @@ fn usual_timeout_headers() -> Vec<HeaderName> {
 }
 
 impl RoutePolicy {
+    /// A route to one provider, without retries and fallback, that matches nothing of its own.
+    pub fn direct(name: &str, provider: usize, queue: Option<usize>) -> RoutePolicy {
+        RoutePolicy {
+            name: name.to_owned(),
+            enabled: true,
+            matcher: defaults(),
+            strip_prefix: None,
+            providers: vec![Weighted { provider, weight: 1 }],
+            balance: BalanceAlgorithm::Latency,
+            affinity: None,
+            fallback: Vec::new(),
+            fallback_on: ClassSet::of(FallbackOn::ALLOWED),
+            idempotent: Idempotence::Never,
+            timeout: 2 * MINUTE,
+            timeout_headers: Vec::new(),
+            retry_index: None,
+            hedge: None,
+            replay: 16 << 20,
+            stream: defaults(),
+            redirects: Redirects::Rewrite,
+            queue,
+            cache: None,
+            degrade: Vec::new(),
+            allow_override: AllowOverride::default(),
+            retry: Retry::none(),
+            durable: false,
+            used: Vec::new(),
+        }
+    }
+
     /// Its providers, then its fallback.
     pub fn own_providers(&self) -> Vec<usize> {
         let first = self.providers.iter().map(|weighted| weighted.provider);

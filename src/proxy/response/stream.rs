@@ -151,16 +151,26 @@ impl Streaming {
         self.resumable.settle(self.usage_key, &self.route, tokens);
     }
 
-    /// Records the times of a stream that is complete, for the baselines.
-    fn record_stream(&self) {
-        let Some(stream) = self.stream.as_ref().filter(|_| !self.failed) else { return };
-        let (Some(began), Some(reader)) = (stream.first_content, &stream.reader) else { return };
-        let times = StreamTimes {
+    /// The times of the stream so far, if it has content.
+    pub fn times(&self) -> Option<StreamTimes> {
+        let stream = self.stream.as_ref().filter(|_| !self.failed)?;
+        let (began, reader) = (stream.first_content?, stream.reader.as_ref()?);
+        Some(StreamTimes {
             first_content: began.after,
             rest: self.last.saturating_duration_since(began.started + began.after),
             output_tokens: reader.usage().output,
             content_events: reader.content_events,
-        };
+        })
+    }
+
+    /// The tokens of the request, input and output, and their cost, as far as they are known.
+    pub fn usage(&mut self) -> (Option<(u64, u64)>, Option<f64>) {
+        self.resumable.record().map_or((None, None), |record| (record.tokens, record.cost))
+    }
+
+    /// Records the times of a stream that is complete, for the baselines.
+    fn record_stream(&self) {
+        let Some(times) = self.times() else { return };
         let candidate = self.usage_key.endpoint.candidate(&self.route);
         candidate.call_recorder.record_stream(self.resumable.model(), times);
     }

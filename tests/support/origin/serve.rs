@@ -123,6 +123,15 @@ impl Connection {
         }
     }
 
+    /// Waits; an error if the client disconnects first.
+    async fn wait_until(&mut self, at: Instant) -> std::io::Result<()> {
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(at.into()) => Ok(()),
+            () = self.wait_for_peer_close() => Err(std::io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
     async fn behave(
         &mut self,
         behaviour: Behaviour,
@@ -136,7 +145,7 @@ impl Connection {
                     *then
                 }
                 Behaviour::After(time, then) => {
-                    tokio::time::sleep(time).await;
+                    self.wait_until(request.at + time).await?;
                     *then
                 }
                 Behaviour::Custom(decide) => (decide.0)(request),

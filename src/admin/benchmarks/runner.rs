@@ -1,0 +1,172 @@
+//! `/api/benchmarks`: the declared benchmarks, and starting, following and stopping a run.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::admin::change::{Change, read_json};
+use crate::admin::error::{ApiError, ApiErrorKind};
+use crate::admin::routes::{ApiJson, ApiRoutes};
+use crate::admin::state::AdminState;
+use crate::benchmark::report::{BenchmarkList, BenchmarkStatus, RunReport, RunTrigger};
+use crate::benchmark::run::plan::label;
+use crate::benchmark::runner::{RunRefused, RunRequest};
+use crate::policy::sections::model::{BenchmarkPolicy, Policy};
+use crate::store::benchmark_runs::RunFilter;
+
+/// The body of a start. Each field is optional.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunStart {
+    /// With `b`, two targets like `provider:openai` or `route:chat` that are measured alternately.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub a: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub b: Option<String>,
+    /// The operator's name, for the audit log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The reason, for the audit log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+const EXPECTED: &str = r#"{"a": "provider:x", "b": "provider:y"}, each field optional"#;
+
+pub fn routes() -> ApiRoutes {
+    ApiRoutes::default()
+        .get::<BenchmarkList, _>(
+            "/api/benchmarks",
+            "Lists the benchmarks of the policy, each with its last run.",
+            list,
+        )
+        .post::<RunReport, _>(
+            "/api/benchmarks/{name}/runs",
+            "Starts a run (201). With `a` and `b` in the body, two targets like `provider:openai` \
+             are measured alternately. 409 while another run is under way, or the target is \
+             drained, on hold or its breaker open.",
+            start,
+        )
+        .get::<RunReport, _>(
+            "/api/benchmarks/runs/{id}",
+            "Returns a run, with its figures so far while it is under way.",
+            one,
+        )
+        .delete::<RunReport, _>(
+            "/api/benchmarks/runs/{id}",
+            "Stops a run that is under way; it ends as `aborted`.",
+            stop,
+        )
+}
+
+async fn list(State(admin): State<Arc<AdminState>>) -> Result<ApiJson<BenchmarkList>, ApiError> {
+    let snapshot = admin.current.load_full();
+    let policy = &snapshot.policy;
+    let mut benchmarks = Vec::with_capacity(policy.benchmarks.len());
+    for benchmark in &policy.benchmarks {
+        benchmarks.push(status(&admin, policy, benchmark).await?);
+    }
+    Ok(ApiJson(BenchmarkList { benchmarks }))
+}
+
+async fn start(
+    State(admin): State<Arc<AdminState>>,
+    Path(benchmark): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<(StatusCode, ApiJson<RunReport>), ApiError> {
+    let body: RunStart = match body.is_empty() {
+        true => RunStart::default(),
+        false => read_json(&headers, &body, EXPECTED)?,
+    };
+    let targets = match (body.a, body.b) {
+        (Some(a), Some(b)) => Some([a, b]),
+        (None, None) => None,
+        _ => {
+            let detail = "one target alone (send both `a` and `b`, or neither)";
+            return Err(ApiError::new(ApiErrorKind::InvalidBody, detail));
+        }
+    };
+    let request = RunRequest { benchmark, trigger: RunTrigger::Operator, targets };
+    let report = admin.benchmarks.start(&request).map_err(|why| refusal(&admin, why))?;
+    let change = Change::by(body.by, body.reason);
+    admin.audit("benchmark_start", &request.benchmark, &change);
+    Ok((StatusCode::CREATED, ApiJson(report)))
+}
+
+fn refusal(admin: &AdminState, why: RunRefused) -> ApiError {
+    match why {
+        RunRefused::Unknown(name) => {
+            let snapshot = admin.current.load();
+            let known = snapshot.policy.benchmarks.iter().map(|one| one.name.clone());
+            let detail = format!("there is no benchmark `{name}`");
+            ApiError::unknown(ApiErrorKind::UnknownBenchmark, &detail, known)
+        }
+        RunRefused::Target(why) => ApiError::new(ApiErrorKind::UnknownTarget, why),
+        RunRefused::Busy(id) => {
+            let detail = format!("run {id} is under way (wait for its end, or stop it)");
+            ApiError::new(ApiErrorKind::BenchmarkRunning, detail)
+        }
+        RunRefused::Obstacle(why) => {
+            let detail = format!("the target takes no calls now: {why}");
+            ApiError::new(ApiErrorKind::TargetUnavailable, detail)
+        }
+        RunRefused::System(why) => ApiError::new(ApiErrorKind::BenchmarkFailed, why),
+    }
+}
+
+async fn one(
+    State(admin): State<Arc<AdminState>>,
+    Path(id): Path<String>,
+) -> Result<ApiJson<RunReport>, ApiError> {
+    match admin.benchmarks.report(&id) {
+        Some(report) => Ok(ApiJson(report)),
+        None => Ok(ApiJson(admin.runs.run(&id).await?)),
+    }
+}
+
+async fn stop(
+    State(admin): State<Arc<AdminState>>,
+    Path(id): Path<String>,
+    change: Change,
+) -> Result<ApiJson<RunReport>, ApiError> {
+    change.without_end("a stop is final")?;
+    change.on_this_host()?;
+    if let Some(report) = admin.benchmarks.stop(&id, "stopped by an operator") {
+        admin.audit("benchmark_stop", &report.benchmark, &change);
+        return Ok(ApiJson(report));
+    }
+    // It has ended already.
+    one(State(admin), Path(id)).await
+}
+
+async fn status(
+    admin: &AdminState,
+    policy: &Policy,
+    benchmark: &BenchmarkPolicy,
+) -> Result<BenchmarkStatus, ApiError> {
+    let last = match admin.benchmarks.last(&benchmark.name) {
+        Some(last) => Some(last),
+        None => {
+            let name = Some(benchmark.name.clone());
+            let filter = RunFilter { benchmark: name, state: None, before: None, limit: 1 };
+            admin.runs.list(filter).await?.runs.pop()
+        }
+    };
+    let thresholds = benchmark.thresholds.iter();
+    Ok(BenchmarkStatus {
+        name: benchmark.name.clone(),
+        target: label(policy, &benchmark.target),
+        load: benchmark.load.text(),
+        thresholds: thresholds.map(|threshold| threshold.text.clone()).collect(),
+        every: benchmark.every.map(|every| every.as_secs_f64()),
+        next: None,
+        location: benchmark.location.clone(),
+        last,
+        baseline: admin.runs.baseline(&benchmark.name).await?,
+    })
+}
