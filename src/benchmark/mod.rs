@@ -3,13 +3,9 @@
 //! A run has a policy snapshot, live state and metrics of its own, so that it changes no breaker, no
 //! budget and no baseline of the application's calls.
 
-pub mod block_codec;
-pub mod compare;
 pub mod history;
 pub mod local;
 pub mod report;
 pub mod run;
 pub mod runner;
 pub mod schedule;
-pub mod timetable;
-pub mod trend;

@@ -63,6 +63,17 @@ pub enum RunState {
     Failed,
 }
 
+impl RunState {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RunState::Running => "running",
+            RunState::Done => "done",
+            RunState::Aborted => "aborted",
+            RunState::Failed => "failed",
+        }
+    }
+}
+
 /// The cause of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -104,7 +104,7 @@ fn save(db: &Connection, run: &StoredRun, limits: RunLimits) -> rusqlite::Result
     db.prepare_cached(
         "INSERT INTO benchmark_runs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
          ON CONFLICT (id) DO UPDATE SET state = excluded.state, ended = excluded.ended,
-             bytes = excluded.bytes, report = excluded.report",
+             bytes = excluded.bytes, report = excluded.report WHERE state = 'running'",
     )?
     .execute(params![
         id,

@@ -57,7 +57,7 @@ const ORDERS: &[(&str, &[&str])] = &[
     ),
     ("admin", &["mod", "benchmarks history status", "*"]),
     ("cli", &["mod watch bench *"]),
-    ("benchmark", &["mod", "runner local", "run", "*"]),
+    ("benchmark", &["mod", "runner local", "run schedule", "*", "history", "report"]),
     ("fleet", &["*", "redis"]),
     ("jobs", &["mod", "*", "sharing"]),
     (

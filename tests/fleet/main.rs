@@ -12,6 +12,7 @@ mod support;
 #[path = "../sidecar/fixtures.rs"]
 mod fixtures;
 
+mod benchmarks;
 mod clocks;
 mod connections;
 mod credential_carriers;

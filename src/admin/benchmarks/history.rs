@@ -14,10 +14,10 @@ use crate::admin::error::{ApiError, ApiErrorKind};
 use crate::admin::routes::{ApiJson, ApiRoutes};
 use crate::admin::state::AdminState;
 use crate::benchmark::history::HistoryError;
+use crate::benchmark::history::trend::TrendMeasure;
 use crate::benchmark::report::{
     BenchmarkBaseline, BenchmarkTrend, RunComparison, RunList, RunState,
 };
-use crate::benchmark::trend::TrendMeasure;
 use crate::store::benchmark_runs::RunFilter;
 
 const DEFAULT_PAGE: u32 = 50;

@@ -5,6 +5,8 @@
 //! (docs/design/fleet.md). While Redis is away, no run is started: a missing run costs less than one
 //! on every host.
 
+mod timetable;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 
 use crate::benchmark::history::RunHistory;
-use crate::benchmark::timetable::Timetable;
+use crate::benchmark::schedule::timetable::Timetable;
 use crate::clock;
 use crate::fleet::Fleet;
 use crate::fleet::benchmarks::BenchmarkLease;
@@ -155,5 +157,4 @@ impl Schedule {
 }
 
 #[cfg(test)]
-#[path = "schedule_tests.rs"]
 mod tests;

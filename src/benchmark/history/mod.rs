@@ -1,19 +1,23 @@
 //! The stored runs, and their comparison with each other and with the baseline.
 
+pub mod block_codec;
+pub mod compare;
+pub mod trend;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
-use crate::benchmark::block_codec;
-use crate::benchmark::compare::{ComparedRun, describe, warnings, worse_measures};
+use crate::benchmark::history::compare::{ComparedRun, describe, warnings, worse_measures};
+use crate::benchmark::history::trend::{TrendMeasure, trend};
 use crate::benchmark::report::{
     BenchmarkTrend, HistogramBin, RunComparison, RunList, RunReport, RunState, RunTrigger,
     TimelinePoint,
 };
-use crate::benchmark::trend::{TrendMeasure, trend};
 use crate::clock;
 use crate::live::Live;
 use crate::resilience::comparison::{RunBlock, Verdict, compare};
@@ -33,6 +37,36 @@ pub struct RunHistory {
     live: Arc<Live>,
     /// One comparison at a time: each may take two seconds of a processor.
     computing: Arc<Mutex<()>>,
+}
+
+/// Keeps runs from a thread that has no runtime.
+#[derive(Clone, Debug)]
+pub struct RunKeeper {
+    pub history: Arc<RunHistory>,
+    /// The runtime of the control thread.
+    pub control: Handle,
+}
+
+impl RunKeeper {
+    /// Keeps a run that begins, without waiting for the disk.
+    pub fn began(&self, report: &RunReport) {
+        let (history, report) = (Arc::clone(&self.history), report.clone());
+        self.control.spawn(async move {
+            if let Err(error) = history.begin(&report).await {
+                tracing::warn!(run = report.id, %error, "cannot keep the start of a run");
+            }
+        });
+    }
+
+    /// Keeps a run that has ended, with the calls of each arm; waits for it. Not for the control
+    /// thread.
+    pub fn ended(&self, report: RunReport, arms: Vec<Vec<RunBlock>>) -> RunReport {
+        let kept = self.control.block_on(self.history.finish(report.clone(), arms));
+        kept.unwrap_or_else(|error| {
+            tracing::warn!(run = report.id, %error, "cannot keep a run");
+            report
+        })
+    }
 }
 
 /// Why the history did not do something.
@@ -69,17 +103,6 @@ struct ArmDetails {
 struct MeasuredRun {
     report: RunReport,
     blocks: Vec<RunBlock>,
-}
-
-impl RunState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            RunState::Running => "running",
-            RunState::Done => "done",
-            RunState::Aborted => "aborted",
-            RunState::Failed => "failed",
-        }
-    }
 }
 
 impl RunHistory {
@@ -329,5 +352,4 @@ fn stored(mut report: RunReport, blocks: Option<Vec<u8>>) -> Result<StoredRun, H
 }
 
 #[cfg(test)]
-#[path = "history_tests.rs"]
 pub(in crate::benchmark) mod tests;
