@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::auth::Access;
 use crate::benchmark::history::RunHistory;
 use crate::benchmark::runner::BenchmarkRunner;
+use crate::benchmark::schedule::Schedule;
 use crate::cache::CacheRegistry;
 use crate::degradation::history::EpisodeHistory;
 use crate::fleet::Fleet;
@@ -46,4 +47,5 @@ pub struct AdminState {
     /// The places for streams of events.
     pub streams: Arc<Semaphore>,
     pub benchmarks: Arc<BenchmarkRunner>,
+    pub schedule: Schedule,
 }

@@ -60,6 +60,7 @@ impl ControlPlane {
                 self.watch_events,
                 self.poll,
             ),
+            self.state.schedule.run(&self.state.benchmarks),
             tracking::run(Arc::clone(&live), Arc::clone(tracker), store.clone()),
             degradation::run(current, live, Arc::clone(episodes), self.resolver),
         );

@@ -20,6 +20,7 @@ use crate::admin::state::{AdminState, EVENT_STREAMS};
 use crate::admin::{self, Access, Token};
 use crate::benchmark::history::RunHistory;
 use crate::benchmark::runner::BenchmarkRunner;
+use crate::benchmark::schedule::Schedule;
 use crate::cache::CacheRegistry;
 use crate::clock;
 use crate::degradation::history::EpisodeHistory;
@@ -56,6 +57,7 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     let listener = front_runtime.block_on(async { Listener::bind(&options.listen) })?;
     let (admin, metrics) = (bind_admin(options.admin)?, bind_admin(options.metrics)?);
     let (store, runs) = open_store(options, &live)?;
+    let fleet = join_fleet(options, &live, &current)?;
     let state = Arc::new(AdminState {
         benchmarks: BenchmarkRunner::new(&live, &current, &runs),
         caches,
@@ -65,7 +67,8 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
         listener: listener.name(),
         access,
         max_connections: shares.admin,
-        fleet: join_fleet(options, &live, &current)?,
+        schedule: Schedule::new(Arc::clone(&runs), fleet.clone()),
+        fleet,
         live,
         current,
         episodes: Arc::new(EpisodeHistory::new(store.clone())),
@@ -90,8 +93,11 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
         poll: options.poll,
     };
     control_plane.start(control)?;
-    let front = Front { listener, signals, state, wake, max_connections: shares.clients };
-    front.run(&front_runtime, options.workers, resolver)
+    Front { listener, signals, state, wake, max_connections: shares.clients }.run(
+        &front_runtime,
+        options.workers,
+        resolver,
+    )
 }
 
 /// Opens the store, and the history of benchmarks, which needs none.

@@ -3,10 +3,12 @@
 //! A run does not start while its target takes no calls of the application (an open breaker, a
 //! hold, a drain), and ends when that happens.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Builder;
@@ -16,6 +18,7 @@ use super::report::{RunReport, RunState, RunTrigger};
 use super::run::execution::{RunContext, begun_report, execute};
 use super::run::obstacles::obstacle;
 use super::run::plan::{RunPlan, TargetPlan, named_target};
+use super::schedule::RunStarter;
 use crate::clock;
 use crate::live::Live;
 use crate::policy::sections::model::BenchmarkTarget;
@@ -257,6 +260,37 @@ impl BenchmarkRunner {
         let is_its = |report: &RunReport| report.benchmark == benchmark;
         let current = self.current().filter(is_its);
         current.or_else(|| self.state.lock().ended.iter().find(|one| is_its(one)).cloned())
+    }
+}
+
+impl RunStarter for Arc<BenchmarkRunner> {
+    fn scheduled(&self) -> BTreeMap<String, Duration> {
+        let snapshot = self.current.load();
+        let all = snapshot.policy.benchmarks.iter();
+        all.filter_map(|one| Some((one.name.clone(), one.every?))).collect()
+    }
+
+    fn is_busy(&self) -> bool {
+        self.state.lock().running.is_some()
+    }
+
+    async fn start_scheduled(&self, benchmark: &str) -> Result<(), String> {
+        let benchmark = benchmark.to_owned();
+        let request = RunRequest { benchmark, trigger: RunTrigger::Schedule, targets: None };
+        self.start(&request).map(drop).map_err(|refused| refused.to_string())
+    }
+}
+
+impl fmt::Display for RunRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunRefused::Unknown(name) => write!(f, "there is no benchmark `{name}`"),
+            RunRefused::Busy(id) => {
+                write!(f, "run {id} is under way (wait for its end, or stop it)")
+            }
+            RunRefused::Obstacle(why) => write!(f, "the target takes no calls now: {why}"),
+            RunRefused::Target(why) | RunRefused::System(why) => f.write_str(why),
+        }
     }
 }
 

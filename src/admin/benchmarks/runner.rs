@@ -17,6 +17,7 @@ use crate::benchmark::run::plan::label;
 use crate::benchmark::runner::{RunRefused, RunRequest};
 use crate::policy::sections::model::{BenchmarkPolicy, Policy};
 use crate::store::benchmark_runs::RunFilter;
+use crate::telemetry::events::rfc3339;
 
 /// The body of a start. Each field is optional.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -99,24 +100,18 @@ async fn start(
 }
 
 fn refusal(admin: &AdminState, why: RunRefused) -> ApiError {
-    match why {
-        RunRefused::Unknown(name) => {
+    let kind = match &why {
+        RunRefused::Unknown(_) => {
             let snapshot = admin.current.load();
             let known = snapshot.policy.benchmarks.iter().map(|one| one.name.clone());
-            let detail = format!("there is no benchmark `{name}`");
-            ApiError::unknown(ApiErrorKind::UnknownBenchmark, &detail, known)
+            return ApiError::unknown(ApiErrorKind::UnknownBenchmark, &why.to_string(), known);
         }
-        RunRefused::Target(why) => ApiError::new(ApiErrorKind::UnknownTarget, why),
-        RunRefused::Busy(id) => {
-            let detail = format!("run {id} is under way (wait for its end, or stop it)");
-            ApiError::new(ApiErrorKind::BenchmarkRunning, detail)
-        }
-        RunRefused::Obstacle(why) => {
-            let detail = format!("the target takes no calls now: {why}");
-            ApiError::new(ApiErrorKind::TargetUnavailable, detail)
-        }
-        RunRefused::System(why) => ApiError::new(ApiErrorKind::BenchmarkFailed, why),
-    }
+        RunRefused::Target(_) => ApiErrorKind::UnknownTarget,
+        RunRefused::Busy(_) => ApiErrorKind::BenchmarkRunning,
+        RunRefused::Obstacle(_) => ApiErrorKind::TargetUnavailable,
+        RunRefused::System(_) => ApiErrorKind::BenchmarkFailed,
+    };
+    ApiError::new(kind, why.to_string())
 }
 
 async fn one(
@@ -164,7 +159,7 @@ async fn status(
         load: benchmark.load.text(),
         thresholds: thresholds.map(|threshold| threshold.text.clone()).collect(),
         every: benchmark.every.map(|every| every.as_secs_f64()),
-        next: None,
+        next: admin.schedule.due_at(&benchmark.name).map(rfc3339),
         location: benchmark.location.clone(),
         last,
         baseline: admin.runs.baseline(&benchmark.name).await?,

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::benchmark::history::compare::{ComparedRun, describe, warnings, worse_measures};
@@ -37,36 +36,6 @@ pub struct RunHistory {
     live: Arc<Live>,
     /// One comparison at a time: each may take two seconds of a processor.
     computing: Arc<Mutex<()>>,
-}
-
-/// Keeps runs from a thread that has no runtime.
-#[derive(Clone, Debug)]
-pub struct RunKeeper {
-    pub history: Arc<RunHistory>,
-    /// The runtime of the control thread.
-    pub control: Handle,
-}
-
-impl RunKeeper {
-    /// Keeps a run that begins, without waiting for the disk.
-    pub fn began(&self, report: &RunReport) {
-        let (history, report) = (Arc::clone(&self.history), report.clone());
-        self.control.spawn(async move {
-            if let Err(error) = history.begin(&report).await {
-                tracing::warn!(run = report.id, %error, "cannot keep the start of a run");
-            }
-        });
-    }
-
-    /// Keeps a run that has ended, with the calls of each arm; waits for it. Not for the control
-    /// thread.
-    pub fn ended(&self, report: RunReport, arms: Vec<Vec<RunBlock>>) -> RunReport {
-        let kept = self.control.block_on(self.history.finish(report.clone(), arms));
-        kept.unwrap_or_else(|error| {
-            tracing::warn!(run = report.id, %error, "cannot keep a run");
-            report
-        })
-    }
 }
 
 /// Why the history did not do something.

@@ -11,7 +11,7 @@ use super::plan::{RunPlan, TargetPlan};
 use super::run_id::run_id;
 use super::session::{RunProgress, RunSession};
 use super::thresholds::results;
-use crate::benchmark::compare::{ComparedRun, describe};
+use crate::benchmark::history::compare::{ComparedRun, describe};
 use crate::benchmark::report::{
     Arm, RunComparison, RunFigures, RunReport, RunState, RunTrigger, ThresholdResult,
 };
