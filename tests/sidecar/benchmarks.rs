@@ -145,7 +145,7 @@ fn failures_of_a_run_touch_nothing_of_the_applications_calls() {
 
 #[test]
 fn no_run_starts_beside_another_and_a_run_can_be_stopped() {
-    let origin = Origin::start(Behaviour::Chat);
+    let origin = Origin::start(Behaviour::Chat.after(Duration::from_millis(20)));
     let yaml = with_benchmark(&origin, "", "load: { concurrency: 2, for: 1h }");
     let sidecar = Sidecar::start(&yaml);
     let id = start(&sidecar);
