@@ -8,6 +8,7 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -116,9 +117,21 @@ impl AdminArgs {
         self.send(Method::GET, path, None)
     }
 
-    pub fn post(&self, path: &str, change: &ChangeRequest) -> Result<Reply, String> {
-        let body = serde_json::to_vec(change).map_err(|e| e.to_string())?;
-        self.send(Method::POST, path, Some(body.into()))
+    pub fn post(&self, path: &str, body: &impl Serialize) -> Result<Reply, String> {
+        self.change(Method::POST, path, body)
+    }
+
+    pub fn put(&self, path: &str, body: &impl Serialize) -> Result<Reply, String> {
+        self.change(Method::PUT, path, body)
+    }
+
+    pub fn delete(&self, path: &str, body: &impl Serialize) -> Result<Reply, String> {
+        self.change(Method::DELETE, path, body)
+    }
+
+    fn change(&self, method: Method, path: &str, body: &impl Serialize) -> Result<Reply, String> {
+        let body = serde_json::to_vec(body).map_err(|e| e.to_string())?;
+        self.send(method, path, Some(body.into()))
     }
 
     fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Reply, String> {

@@ -28,18 +28,22 @@ use self::admin_client::AdminArgs;
 use crate::telemetry::escape::escape_lines;
 
 /// The exit codes and their meanings.
-pub const EXIT_CODES: [(u8, &str); 5] = [
+pub const EXIT_CODES: [(u8, &str); 6] = [
     (0, "success"),
     (
         1,
-        "the policy has an error (`check`), no route takes the request (`explain`), or there is a problem (`status`)",
+        "the policy has an error (`check`), no route takes the request (`explain`), there is a problem (`status`), or a run is worse than the baseline or than the run or target that it is compared with (`bench`)",
     ),
     (
         2,
         "the command cannot be carried out: invalid arguments, an invalid policy (`run`, `explain`), or the sidecar cannot be reached or rejects the change",
     ),
+    (99, "a threshold of a benchmark is broken (`bench run`, `bench ab`)"),
     (101, "a panic outside the handling of a request ended `run`; the log has its location"),
-    (130, "a second SIGINT or SIGTERM ended `run` before everything in flight was finished"),
+    (
+        130,
+        "a second SIGINT or SIGTERM ended `run` before everything in flight was finished, or the first one stopped a run of `bench`",
+    ),
 ];
 
 const AFTER_HELP: &str = "\
@@ -50,7 +54,8 @@ Getting started:
 
 Then set the application's base URL to http://127.0.0.1:8700/v1.
 
-Exit codes: 0 success, 1 `check`, `explain` or `status` found a problem, 2 the command failed.
+Exit codes: 0 success, 1 `check`, `explain`, `status` or `bench` found a problem, 2 the command failed,
+99 a threshold of a benchmark is broken.
 `outrigger COMMAND --help` has examples.";
 
 #[derive(Debug, Parser)]
@@ -99,9 +104,9 @@ enum Command {
     #[command(after_help = "Example:\n  outrigger fleet")]
     Fleet(AdminArgs),
     Queue(queue::QueueArgs),
-    Bench(bench::BenchArgs),
     Cache(cache::CacheArgs),
     Backup(backup::BackupArgs),
+    Bench(bench::BenchArgs),
     Drain(drain::DrainArgs),
     Undrain(drain::UndrainArgs),
 }
@@ -123,8 +128,8 @@ pub fn main() -> ExitCode {
         Command::Degrade(args) => print(degrade::run(&args)),
         Command::Fleet(admin) => print(fleet::run(&admin)),
         Command::Queue(args) => print(queue::run(&args)),
-        Command::Bench(args) => print(bench::run(&args)),
         Command::Cache(args) => print(cache::run(&args)),
+        Command::Bench(args) => bench::run(&args),
         Command::Backup(args) => print(backup::run(&args)),
         Command::Drain(args) => print(drain::drain(&args)),
         Command::Undrain(args) => print(drain::undrain(&args)),

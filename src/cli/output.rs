@@ -18,12 +18,12 @@ const GAP: usize = 2;
 ///
 /// Names come from policies and providers, so a cell may contain anything.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    draw(header, rows, terminal_width())
+    table_within(header, rows, terminal_width())
 }
 
-/// Each column is as wide as its widest cell. A column without a value is left out. In a table wider
+/// As [`table`], within `limit`. Each column is as wide as its widest cell. A column without a value is left out. In a table wider
 /// than `limit` the widest columns are wrapped; if that is not enough, each row is a list of fields.
-fn draw(
+pub fn table_within(
     header: &[&str],
     rows: impl IntoIterator<Item = Vec<String>>,
     limit: Option<usize>,
@@ -108,7 +108,8 @@ fn pieces(cell: &str) -> impl Iterator<Item = &str> {
     cell.split_inclusive([' ', ',', '/'])
 }
 
-fn wrap(cell: &str, width: usize) -> Vec<String> {
+/// Lines of at most `width` characters, unless a piece is longer.
+pub fn wrap(cell: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for piece in pieces(cell) {
         let last = lines.last().map_or(0, |line| length(line));
@@ -139,7 +140,7 @@ fn length(text: &str) -> usize {
 }
 
 /// `COLUMNS`, or the width of the terminal; none where standard output is no terminal.
-fn terminal_width() -> Option<usize> {
+pub fn terminal_width() -> Option<usize> {
     let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     let terminal = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
     columns.filter(|columns| *columns > 0).or_else(terminal)
@@ -151,7 +152,7 @@ pub fn problems(problems: &[Diagnostic], stream: &impl IsTerminal) -> String {
 }
 
 /// Whether to write colours: to a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
-fn is_coloured(stream: &impl IsTerminal) -> bool {
+pub fn is_coloured(stream: &impl IsTerminal) -> bool {
     let declined = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     !declined && stream.is_terminal()
 }
@@ -238,14 +239,17 @@ mod tests {
     #[test]
     fn a_cell_cannot_control_the_terminal_or_forge_a_row() {
         let rows = [vec!["a\x1b[2J\nb\u{202e}".to_owned(), "1".to_owned()]];
-        let table = draw(&["K", "N"], rows, None);
+        let table = table_within(&["K", "N"], rows, None);
         assert_eq!(table.lines().nth(1), Some("a\\u001b[2J\\u000ab\\u202e  1"));
     }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell_and_empty_ones_are_left_out() {
         let cells = rows(&[["a", NONE, "1"], ["long", NONE, "2"]]);
-        assert_eq!(draw(&["KEY", "NOTE", "N"], cells, Some(80)), "KEY   N\na     1\nlong  2");
+        assert_eq!(
+            table_within(&["KEY", "NOTE", "N"], cells, Some(80)),
+            "KEY   N\na     1\nlong  2"
+        );
     }
 
     #[test]
@@ -253,16 +257,16 @@ mod tests {
         let cells =
             || rows(&[["openai/api.openai.com:443/gpt-4o", "open", "by ann: key rotation"]]);
         let header = ["BREAKER", "STATE", "OVERRIDE"];
-        assert_eq!(draw(&header, cells(), None).lines().count(), 2);
+        assert_eq!(table_within(&header, cells(), None).lines().count(), 2);
         assert_eq!(
-            draw(&header, cells(), Some(44)),
+            table_within(&header, cells(), Some(44)),
             "BREAKER              STATE  OVERRIDE\n\
              openai/              open   by ann: key\n\
              api.openai.com:443/         rotation\n\
              gpt-4o"
         );
         assert_eq!(
-            draw(&header, cells(), Some(30)),
+            table_within(&header, cells(), Some(30)),
             "BREAKER   openai/\n          api.openai.com:443/\n          gpt-4o\nSTATE     open\n\
              OVERRIDE  by ann: key rotation"
         );

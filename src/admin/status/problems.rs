@@ -273,7 +273,7 @@ impl ProblemList<'_> {
     }
 
     fn regressions(&mut self) {
-        let command = || "outrigger events --kind regression".to_owned();
+        let command = || "outrigger bench series".to_owned();
         if self.admin.tracker.lock().is_host() {
             let since = self.event("regression", "host").map(|event| event.at);
             let what =

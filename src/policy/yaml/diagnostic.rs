@@ -248,7 +248,8 @@ fn location(spot: &Spot) -> Value {
     json!({ "physicalLocation": physical })
 }
 
-fn escape_github(text: &str, property: bool) -> String {
+/// Text of a workflow command; `property` for the part before its second `::`.
+pub fn escape_github(text: &str, property: bool) -> String {
     let text = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     if property { text.replace(':', "%3A").replace(',', "%2C") } else { text }
 }
