@@ -17,10 +17,12 @@ use outrigger::resilience::outcome::{AttemptClass, Idempotence};
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
-const SHIPPED: [&str; 5] = [
+const SHIPPED: [&str; 7] = [
+    "examples/policies/benchmark.yaml",
     "examples/policies/brownout.yaml",
     "examples/policies/llm.yaml",
     "examples/policies/quickstart.yaml",
+    "examples/policies/regression.yaml",
     "examples/policies/rest-api.yaml",
     "policies/outrigger.yaml",
 ];

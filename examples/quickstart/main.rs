@@ -2,13 +2,15 @@
 //!
 //! `cargo run --example quickstart` needs nothing else and writes no file. It runs with the policy
 //! `examples/policies/quickstart.yaml`, which you can edit meanwhile. `-- brownout` runs with
-//! `examples/policies/brownout.yaml` and walks through its degradation modes. Ctrl-C ends it.
+//! `examples/policies/brownout.yaml` and walks through its degradation modes. `-- regression` slows a
+//! provider down by 30 % and shows how that is detected, reported and acted on. Ctrl-C ends it.
 //!
 //! The providers run on a thread of their own. The sidecar runs in this process and is the same
 //! that `outrigger run` starts.
 
 mod chat;
 mod provider;
+mod regression;
 mod switchboard;
 
 use std::io::Write;
@@ -20,7 +22,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use outrigger::app::{self, ListenAddress, Options, StartError};
+use outrigger::app::{self, ListenAddress, Options, StartError, StoreDir};
 use outrigger::policy::yaml::diagnostic::render;
 use outrigger::telemetry::logging::{self, DaemonLogFormat};
 use tracing_subscriber::filter::LevelFilter;
@@ -31,6 +33,8 @@ const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/policies")
 const LISTEN: u16 = 8700;
 const ADMIN: u16 = 8701;
 const SWITCHBOARD: u16 = 8710;
+const STEADY: u16 = 8714;
+const STEADY_DELAY: Duration = Duration::from_millis(120);
 
 /// A provider, and its listener until it is served.
 struct BoundProvider {
@@ -53,17 +57,28 @@ fn main() -> ExitCode {
 struct Scenario {
     policy: &'static str,
     instructions: &'static str,
+    /// Whether the provider `steady` is called and slowed down.
+    slows_down: bool,
+}
+
+impl Scenario {
+    const QUICKSTART: Scenario =
+        Scenario { policy: "quickstart.yaml", instructions: QUICKSTART, slows_down: false };
+    const BROWNOUT: Scenario =
+        Scenario { policy: "brownout.yaml", instructions: BROWNOUT, slows_down: false };
+    const REGRESSION: Scenario =
+        Scenario { policy: "regression.yaml", instructions: REGRESSION, slows_down: true };
 }
 
 fn scenario(arguments: &[String]) -> Result<Scenario> {
     match arguments {
-        [] => Ok(Scenario { policy: "quickstart.yaml", instructions: QUICKSTART }),
-        [name] if name == "brownout" => {
-            Ok(Scenario { policy: "brownout.yaml", instructions: BROWNOUT })
-        }
-        _ => {
-            bail!("expected no argument or `brownout` (cargo run --example quickstart -- brownout)")
-        }
+        [] => Ok(Scenario::QUICKSTART),
+        [name] if name == "brownout" => Ok(Scenario::BROWNOUT),
+        [name] if name == "regression" => Ok(Scenario::REGRESSION),
+        _ => bail!(
+            "expected no argument, `brownout` or `regression` (cargo run --example quickstart -- \
+             brownout)"
+        ),
     }
 }
 
@@ -77,25 +92,31 @@ fn run() -> Result<ExitCode> {
         Provider::new("flaky", 8711).failing_every(3),
         Provider::new("slow", 8712).with_first_delay(Duration::from_millis(1200)),
         Provider::new("sound", 8713),
+        Provider::new("steady", STEADY).with_first_delay(STEADY_DELAY).with_jitter(0.15),
     ]
     .map(|provider| {
         let listener = open(provider.port, &format!("the provider `{}`", provider.name))?;
         Ok(BoundProvider { provider: Arc::new(provider), listener })
     });
     let providers = providers.into_iter().collect::<Result<Vec<_>>>()?;
+    let data = tempfile::tempdir()?;
+    let steady = providers.iter().find(|bound| bound.provider.port == STEADY);
+    if let Some(bound) = steady.filter(|_| scenario.slows_down) {
+        regression::learn(data.path(), &bound.provider)?;
+    }
     thread::Builder::new().name("providers".into()).spawn(move || {
-        if let Err(error) = serve(switchboard, providers, scenario.instructions) {
+        if let Err(error) = serve(switchboard, providers, scenario) {
             print(&format!("quickstart: the providers stopped: {error:#}\n"));
         }
     })?;
-    sidecar(scenario.policy)
+    sidecar(scenario, data.path())
 }
 
 /// Runs until Ctrl-C.
-fn sidecar(policy: &str) -> Result<ExitCode> {
+fn sidecar(scenario: Scenario, data: &Path) -> Result<ExitCode> {
     logging::init(DaemonLogFormat::Text, LevelFilter::INFO)?;
     let options = Options {
-        policies: Path::new(POLICIES).join(policy),
+        policies: Path::new(POLICIES).join(scenario.policy),
         listen: ListenAddress::Tcp((Ipv4Addr::LOCALHOST, LISTEN).into()),
         admin_token: None,
         admin: Some((Ipv4Addr::LOCALHOST, ADMIN).into()),
@@ -103,7 +124,10 @@ fn sidecar(policy: &str) -> Result<ExitCode> {
         workers: 2,
         watch: true,
         poll: Duration::from_secs(10),
-        data: outrigger::app::StoreDir::Disabled,
+        data: match scenario.slows_down {
+            true => StoreDir::Explicit(data.to_owned()),
+            false => StoreDir::Disabled,
+        },
         fleet: None,
     };
     match app::run(&options) {
@@ -128,9 +152,10 @@ fn open(port: u16, what: &str) -> Result<TcpListener> {
 async fn serve(
     switchboard: TcpListener,
     bound: Vec<BoundProvider>,
-    instructions: &'static str,
+    scenario: Scenario,
 ) -> Result<()> {
     let providers: Vec<_> = bound.iter().map(|bound| Arc::clone(&bound.provider)).collect();
+    let steady = providers.iter().find(|provider| provider.port == STEADY).cloned();
     for BoundProvider { provider, listener } in bound {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -144,7 +169,13 @@ async fn serve(
         while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, LISTEN)).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        print(instructions);
+        print(scenario.instructions);
+        let steady = steady.filter(|_| scenario.slows_down);
+        if let Some(provider) = steady
+            && let Err(error) = regression::demonstrate(provider).await
+        {
+            print(&format!("quickstart: the demonstration stopped: {error:#}\n"));
+        }
     });
     switchboard.set_nonblocking(true)?;
     switchboard::serve(tokio::net::TcpListener::from_std(switchboard)?, &providers).await
@@ -213,5 +244,14 @@ const BROWNOUT: &str = r#"
              cargo run -- cache
 
   Ctrl-C drains and ends it; a second Ctrl-C ends it at once.
+
+"#;
+
+const REGRESSION: &str = r#"
+  Outrigger listens on http://127.0.0.1:8700 with the policy examples/policies/regression.yaml. This example sends 20
+  requests a second to the provider steady, which responds after 120 ms, more or less. In production a day of calls is
+  needed to learn what is usual; this day was simulated, and the sidecar has restored what was learned from it.
+
+  After 30 s the provider becomes 30 % slower. Watch how that is detected, and what the sidecar does about it:
 
 "#;

@@ -24,6 +24,8 @@ pub struct Provider {
     pub name: &'static str,
     pub port: u16,
     first_delay: Duration,
+    /// Standard deviation of the logarithm of the delay.
+    jitter: f64,
     /// 0: never.
     fails_every: u32,
     fault: watch::Sender<Fault>,
@@ -48,10 +50,12 @@ pub enum Fault {
     Interrupt,
     /// Every third response is a 500.
     Third,
+    /// It takes 30 % longer.
+    Slow,
 }
 
 impl Fault {
-    pub const ALL: [(&'static str, Fault); 8] = [
+    pub const ALL: [(&'static str, Fault); 9] = [
         ("mend", Fault::None),
         ("500", Fault::Error),
         ("429", Fault::Throttle),
@@ -60,6 +64,7 @@ impl Fault {
         ("refuse", Fault::Refuse),
         ("cut", Fault::Interrupt),
         ("third", Fault::Third),
+        ("slow", Fault::Slow),
     ];
 }
 
@@ -74,6 +79,7 @@ impl fmt::Display for Fault {
             Fault::Refuse => "refuses connections",
             Fault::Interrupt => "interrupts each response in the middle",
             Fault::Third => "returns 500 every third time",
+            Fault::Slow => "is 30 % slower",
         })
     }
 }
@@ -84,7 +90,8 @@ impl Provider {
     pub fn new(name: &'static str, port: u16) -> Self {
         let (fault, _) = watch::channel(Fault::None);
         let first_delay = Duration::from_millis(30);
-        Self { name, port, first_delay, fails_every: 0, fault, requests: AtomicU32::new(0) }
+        let requests = AtomicU32::new(0);
+        Self { name, port, first_delay, jitter: 0.0, fails_every: 0, fault, requests }
     }
 
     pub fn failing_every(self, fails_every: u32) -> Self {
@@ -93,6 +100,17 @@ impl Provider {
 
     pub fn with_first_delay(self, first_delay: Duration) -> Self {
         Self { first_delay, ..self }
+    }
+
+    pub fn with_jitter(self, jitter: f64) -> Self {
+        Self { jitter, ..self }
+    }
+
+    /// A delay to the first word, while it is healthy.
+    pub fn draw_delay(&self) -> Duration {
+        // A sum of uniform numbers is nearly normal.
+        let normal = (0..12).map(|_| fastrand::f64()).sum::<f64>() - 6.0;
+        self.first_delay.mul_f64((self.jitter * normal).exp())
     }
 
     pub fn set_fault(&self, fault: Fault) {
@@ -171,8 +189,9 @@ impl Provider {
                 error(StatusCode::INTERNAL_SERVER_ERROR, "flaky: every third request fails")
             }
             _ if (head.method, head.uri.path()) == (Method::POST, "/v1/chat/completions") => {
+                let slowdown = if fault == Fault::Slow { 1.3 } else { 1.0 };
                 let delivery = Delivery {
-                    first_delay: self.first_delay,
+                    first_delay: self.draw_delay().mul_f64(slowdown),
                     word_delay: Duration::from_millis(80),
                     is_interrupted: fault == Fault::Interrupt,
                 };

@@ -49,11 +49,8 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     let (access, read) = (access(options)?, read_policy(options)?);
     let shares = descriptors::prepare(read.loaded.policy.server.connections);
     let (control, front_runtime) = (runtime()?, runtime()?);
-    let live = Arc::new(live(options, read.loaded.policy.server.buffered));
     let resolver = Resolver::new(control.handle().clone());
-    let caches = Arc::new(CacheRegistry::new(Arc::clone(&live.metrics))?);
-    let builder = snapshot_builder(&live, &caches, &resolver);
-    let (loader, current) = Loader::start(&options.policies, builder, read)?;
+    let PolicyParts { live, caches, loader, current } = apply_policy(options, read, &resolver)?;
     let listener = front_runtime.block_on(async { Listener::bind(&options.listen) })?;
     let (admin, metrics) = (bind_admin(options.admin)?, bind_admin(options.metrics)?);
     let (store, runs) = open_store(options, &live)?;
@@ -93,11 +90,28 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
         poll: options.poll,
     };
     control_plane.start(control)?;
-    Front { listener, signals, state, wake, max_connections: shares.clients }.run(
-        &front_runtime,
-        options.workers,
-        resolver,
-    )
+    let front = Front { listener, signals, state, wake, max_connections: shares.clients };
+    front.run(&front_runtime, options.workers, resolver)
+}
+
+/// The parts that follow from the first policy.
+struct PolicyParts {
+    live: Arc<Live>,
+    caches: Arc<CacheRegistry>,
+    loader: Arc<Loader>,
+    current: Arc<CurrentSnapshot>,
+}
+
+fn apply_policy(
+    options: &Options,
+    read: PendingPolicy,
+    resolver: &Resolver,
+) -> Result<PolicyParts, StartError> {
+    let live = Arc::new(live(options, read.loaded.policy.server.buffered));
+    let caches = Arc::new(CacheRegistry::new(Arc::clone(&live.metrics))?);
+    let builder = snapshot_builder(&live, &caches, resolver);
+    let (loader, current) = Loader::start(&options.policies, builder, read)?;
+    Ok(PolicyParts { live, caches, loader, current })
 }
 
 /// Opens the store, and the history of benchmarks, which needs none.

@@ -14,6 +14,7 @@ mod support;
 mod access_records;
 mod affinity;
 mod attack;
+mod bench_cli;
 mod benchmark_history;
 mod benchmarks;
 mod benchmarks_ab;

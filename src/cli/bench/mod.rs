@@ -3,6 +3,7 @@
 mod ci;
 mod html;
 mod lists;
+mod local;
 mod outcome;
 mod progress;
 mod run;
@@ -46,7 +47,8 @@ enum BenchCommand {
     /// Ctrl-C stops the run. Exits 99 when a threshold is broken, 1 when the run is worse than the baseline.
     #[command(after_help = "Examples:\n  \
         outrigger bench run chat-latency\n  \
-        outrigger bench run chat-latency --quiet --github --junit bench.xml")]
+        outrigger bench run chat-latency --quiet --github --junit bench.xml\n  \
+        outrigger bench run chat-latency --policies policies/")]
     Run(BenchRunArgs),
     /// List the benchmarks of the policy, each with its last run.
     #[command(after_help = "Example:\n  outrigger bench list")]
@@ -97,8 +99,9 @@ enum BenchCommand {
     /// Measure two targets alternately in one run, so that the time of day cancels out.
     ///
     /// Exits 1 when B is worse than A.
-    #[command(after_help = "Example:\n  \
-        outrigger bench ab chat-latency --a provider:openai --b provider:azure")]
+    #[command(after_help = "Examples:\n  \
+        outrigger bench ab chat-latency --a provider:openai --b provider:azure\n  \
+        outrigger bench ab chat-latency --a policies:policies/ --b policies:/tmp/changed/")]
     Ab(AbArgs),
     /// Show, set or clear the baseline of a benchmark.
     #[command(after_help = "Examples:\n  \
@@ -127,6 +130,9 @@ struct BenchRunArgs {
     /// The benchmark's name in the policy.
     #[arg(value_name = "NAME")]
     name: String,
+    /// Read the policy from this file or directory and make the calls from this process, without a sidecar.
+    #[arg(long, value_name = "PATH")]
+    policies: Option<PathBuf>,
     /// Show no progress.
     #[arg(long)]
     quiet: bool,
@@ -138,10 +144,10 @@ struct BenchRunArgs {
 struct AbArgs {
     #[command(flatten)]
     run: BenchRunArgs,
-    /// The target to compare with: route:NAME or provider:NAME.
+    /// The target to compare with: route:NAME, provider:NAME, or policies:PATH for the benchmark of another policy, called from this process.
     #[arg(long, value_name = "TARGET", value_parser = target)]
     a: String,
-    /// The target that is judged: route:NAME or provider:NAME.
+    /// The target that is judged: route:NAME, provider:NAME or policies:PATH.
     #[arg(long, value_name = "TARGET", value_parser = target)]
     b: String,
 }
@@ -183,23 +189,30 @@ enum BaselineCommand {
 /// A target in the form that the admin API reads.
 fn target(text: &str) -> Result<String, String> {
     match text.split_once(':') {
-        Some(("route" | "provider", name)) if !name.is_empty() => Ok(text.to_owned()),
-        _ => Err("expected route:NAME or provider:NAME, such as provider:openai".to_owned()),
+        Some(("route" | "provider" | "policies", name)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => {
+            let expected = "expected route:NAME, provider:NAME or policies:PATH";
+            Err(format!("{expected}, such as provider:openai"))
+        }
     }
 }
 
 pub fn run(args: &BenchArgs) -> ExitCode {
     let outcome = match &args.command {
-        BenchCommand::Run(run) => run::run(&args.admin, run, None),
-        BenchCommand::Ab(ab) => run::run(&args.admin, &ab.run, Some([&ab.a, &ab.b])),
+        BenchCommand::Run(run) => match local::sides(run, &[]) {
+            Ok(sides) if sides.is_empty() => run::run(&args.admin, run, None),
+            sides => sides.and_then(|sides| local::run(run, args.admin.json, &sides)),
+        },
+        BenchCommand::Ab(ab) => match local::sides(&ab.run, &[&ab.a, &ab.b]) {
+            Ok(sides) if sides.is_empty() => run::run(&args.admin, &ab.run, Some([&ab.a, &ab.b])),
+            sides => sides.and_then(|sides| local::run(&ab.run, args.admin.json, &sides)),
+        },
         BenchCommand::List => lists::benchmarks(&args.admin).map(BenchOutcome::text),
         BenchCommand::History { name, limit, before } => {
             lists::history(&args.admin, name, *limit, before.as_deref()).map(BenchOutcome::text)
         }
         BenchCommand::Series => series::list(&args.admin).map(BenchOutcome::text),
-        BenchCommand::Accept(accept) => {
-            series::accept(&args.admin, accept).map(BenchOutcome::text)
-        }
+        BenchCommand::Accept(accept) => series::accept(&args.admin, accept).map(BenchOutcome::text),
         BenchCommand::Show { run, ci } => show(&args.admin, run, ci),
         BenchCommand::Compare { a, b } => source::compare(&args.admin, [a, b]),
         BenchCommand::Baseline { command } => {

@@ -117,7 +117,8 @@ impl BenchOutcome {
 pub fn exit_code(run: &RunReport) -> u8 {
     let is_broken = run.thresholds.iter().any(|result| !result.holds);
     match run.state {
-        RunState::Done if is_broken => BROKEN,
+        // A threshold that cannot hold any more may have ended the run.
+        RunState::Done | RunState::Aborted if is_broken => BROKEN,
         RunState::Done if run.baseline_comparison.iter().chain(&run.comparison).any(is_worse) => {
             REGRESSION
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::outcome::BenchOutcome;
-use crate::benchmark::compare::{ComparedRun, describe, warnings};
+use crate::benchmark::history::compare::{ComparedRun, describe, warnings};
 use crate::benchmark::report::{
     BenchmarkBaseline, BenchmarkList, BenchmarkStatus, RunComparison, RunList, RunReport, RunState,
 };
