@@ -258,7 +258,7 @@ pub struct BenchmarkStatus {
     /// RFC 3339; only with `every`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-    /// Where the policy declares it: `policies/llm.yaml:12`.
+    /// Where the policy declares it, as `FILE:LINE`.
     pub location: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<RunReport>,

@@ -16,6 +16,7 @@ mod affinity;
 mod attack;
 mod bench_cli;
 mod benchmark_history;
+mod benchmark_schedule;
 mod benchmarks;
 mod benchmarks_ab;
 mod bounds;

@@ -14,7 +14,7 @@ pub struct DecisionStep {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_ms: Option<f64>,
     pub text: String,
-    /// The place in the policy: `policies/llm.yaml:12`; absent if another policy is in force now.
+    /// The place in the policy, as `FILE:LINE`; absent if another policy is in force now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
 }

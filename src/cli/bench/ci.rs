@@ -99,7 +99,7 @@ fn broken(result: &ThresholdResult) -> String {
 }
 
 /// A workflow command for each broken threshold and each regression, or one notice. `location` is
-/// where the policy declares the benchmark: `policies/llm.yaml:12`.
+/// where the policy declares the benchmark: `policies/outrigger.yaml:12`.
 pub fn github(run: &RunReport, location: Option<&str>) -> String {
     let mut errors: Vec<_> = run.thresholds.iter().filter(|t| !t.holds).map(broken).collect();
     if run.state != RunState::Done {

@@ -230,7 +230,7 @@ fn a_junit_report_has_a_test_for_each_threshold_and_measure() {
 
 #[test]
 fn github_shows_broken_thresholds_where_the_benchmark_is_declared() {
-    let commands = ci::github(&run(), Some("policies/llm.yaml:12"));
+    let commands = ci::github(&run(), Some("policies/outrigger.yaml:12"));
     let expected = [
         "::error file=policies/llm.yaml,line=12,title=benchmark chat-latency::threshold `error_rate < 1%25` is broken: 1.4%25",
         "::error file=policies/llm.yaml,line=12,title=benchmark chat-latency::threshold `cost < 0.50 USD` is broken: there is no such figure",

@@ -56,7 +56,7 @@ section! {
     }
     computed {
         name: String = String::new();
-        /// Where it is declared: `policies/llm.yaml:12`.
+        /// Where it is declared, as `FILE:LINE`.
         location: String = String::new();
     }
 }
