@@ -41,7 +41,9 @@ pub fn encode(arms: &[Vec<RunBlock>]) -> Option<Vec<u8>> {
 }
 
 fn write_block(out: &mut Vec<u8>, block: &RunBlock) {
-    let key = |latency: &f32| latency.max(0.0).min(f32::MAX).to_bits() >> ROUNDED;
+    // Also of one that is no number.
+    let bounded = |latency: f32| if latency > 0.0 { latency.min(f32::MAX) } else { 0.0 };
+    let key = |latency: &f32| bounded(*latency).to_bits() >> ROUNDED;
     let mut keys: Vec<u32> = block.latencies.iter().map(key).collect();
     keys.sort_unstable();
     out.extend(block.seconds.to_le_bytes());

@@ -59,7 +59,8 @@ impl TrendMeasure {
 }
 
 fn is_beyond(before: f64, after: f64, margin: f64) -> bool {
-    before != after && !((after / before).ln().abs() <= margin)
+    let change = (after / before).ln().abs();
+    before != after && (change.is_nan() || change > margin)
 }
 
 /// The trend over runs, which are given the newest first.

@@ -8,7 +8,7 @@ const LENGTH: u32 = 26;
 /// An id that sorts by time.
 pub fn run_id(at: SystemTime, random: [u8; 16]) -> String {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let value = ((since.as_millis() << 80) | (u128::from_be_bytes(random) >> 48)) as u128;
+    let value = (since.as_millis() << 80) | (u128::from_be_bytes(random) >> 48);
     let digit = |at: u32| {
         let index = (value >> (5 * at)) & 31;
         char::from(DIGITS[index as usize])

@@ -81,8 +81,9 @@ pub fn run(args: &BenchRunArgs, json: bool, sides: &[LocalSide]) -> Result<Bench
         return Ok(BenchOutcome::stopped("stopped: none of the run's figures counts".to_owned()));
     }
     let benchmarks = policies.first().into_iter().flat_map(|loaded| &loaded.policy.benchmarks);
-    let location = benchmarks.filter(|one| one.name == args.name).map(|one| one.location.as_str());
-    BenchOutcome::of(&report, json, &args.ci, location.last())
+    let mut location =
+        benchmarks.filter(|one| one.name == args.name).map(|one| one.location.as_str());
+    BenchOutcome::of(&report, json, &args.ci, location.next())
 }
 
 /// Reads a policy that has the benchmark.
