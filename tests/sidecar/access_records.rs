@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::fixtures::{
     GENEROUS, access_record, api, chat, cli_stdout, policy, post_admin, problem_type, route,
-    single_worker,
+    single_worker, status_text,
 };
 use crate::support::{Behaviour, Origin};
 
@@ -183,8 +183,7 @@ fn a_hold_shows_its_cause_in_the_admin_api_and_in_the_status() {
         assert_eq!(found, cause, "{path}: {held}");
         assert!(held["since"].as_str().is_some_and(|since| since.ends_with('Z')), "{held}");
     }
-    for command in ["status", "breakers"] {
-        let text = cli_stdout(&sidecar, &[command]);
+    for text in [status_text(&sidecar), cli_stdout(&sidecar, &["breakers"])] {
         assert!(text.contains("429 rate_limit_exceeded retry_after"), "{text}");
     }
 }

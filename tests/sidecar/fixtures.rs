@@ -79,6 +79,13 @@ pub fn cli_stdout(sidecar: &Sidecar, arguments: &[&str]) -> String {
     text
 }
 
+/// The output of `outrigger status`, which exits with 1 while there is a problem.
+pub fn status_text(sidecar: &Sidecar) -> String {
+    let output = run_cli(sidecar, &["status"]);
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
 /// The breaker of a provider with one endpoint.
 pub fn breaker(sidecar: &Sidecar, provider: &str) -> Value {
     let all = api(sidecar, "/api/circuit-breakers");
