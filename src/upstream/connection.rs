@@ -14,8 +14,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use http::HeaderMap;
 use http::response::Parts;
-use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -23,7 +23,7 @@ use super::dns::DnsEntry;
 use super::http1::exchange::{Exchange, ExchangeError};
 use super::http1::io::{SharedSocket, Transport};
 use super::http1::request_body::OutgoingBody;
-use super::http1::response_head::RequestTraits;
+use super::http1::response_head::{KEEP_ALIVE, RequestTraits, ResponseHead};
 use super::pool::PoolSlot;
 
 /// A host that is gone acknowledges nothing. A distant host, or one that loses a packet,
@@ -33,8 +33,6 @@ const MIN_ACK_TIMEOUT: Duration = Duration::from_millis(350);
 const MAX_ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 const FIRST_WINDOW: u64 = 16 * 1024;
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// An open connection for one request. Dropped without use, it returns to its pool.
 #[derive(Debug)]
@@ -185,8 +183,8 @@ impl Future for PendingHead {
         };
         let Some(mut inner) = self.inner.take() else { return Poll::Pending };
         Poll::Ready(match result {
-            Ok(parts) => {
-                if let Some(keep) = keep_alive_timeout(&parts.headers) {
+            Ok(ResponseHead { parts, has_keep_alive, .. }) => {
+                if has_keep_alive && let Some(keep) = keep_alive_timeout(&parts.headers) {
                     inner.keep_alive = keep;
                 }
                 Ok((parts, IncomingBody { inner: Some(inner) }))

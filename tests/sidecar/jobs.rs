@@ -46,6 +46,15 @@ pub fn job_id(path: &str) -> &str {
     path.rsplit('/').next().expect("an id")
 }
 
+/// Whether a file of the store contains this text.
+fn is_stored(data: &Path, text: &str) -> bool {
+    let entries = std::fs::read_dir(data).expect("the folder is there");
+    entries.map(|entry| entry.expect("an entry").path()).any(|path| {
+        let bytes = std::fs::read(path).expect("a readable file");
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    })
+}
+
 #[test]
 fn a_job_is_accepted_at_once_and_its_result_is_stored() {
     let (gate, data) = (Gate::closed(), data_dir());
@@ -188,15 +197,33 @@ fn a_job_is_visible_only_to_its_principal_and_no_credential_is_stored() {
         assert_eq!((refused.status, problem_type(&refused).as_str()), (404, "job-not-found"));
     }
     assert_eq!(sidecar.send(&Call::new("DELETE", &path)).status, 404);
+    assert!(!is_stored(data.path(), "hunter2"), "a credential is stored");
     for entry in std::fs::read_dir(data.path()).expect("the folder is there") {
         let entry = entry.expect("an entry");
-        let bytes = std::fs::read(entry.path()).expect("a readable file");
-        let found = bytes.windows(7).any(|window| window == b"hunter2");
-        assert!(!found, "a credential is in {:?}", entry.path());
         use std::os::unix::fs::PermissionsExt;
         let mode = entry.metadata().expect("metadata").permissions().mode();
         assert_eq!(mode & 0o077, 0, "{:?} is open to others", entry.path());
     }
+}
+
+#[test]
+fn the_result_of_a_job_has_no_hop_by_hop_header_of_the_provider() {
+    let (origin, data) = (Origin::start(Behaviour::Chat), data_dir());
+    let text = "HTTP/1.1 200 OK\r\nConnection: close, x-first\r\nx-first: ends-here-1\r\n\
+                Keep-Alive: timeout=5, ends-here-2\r\nProxy-Authenticate: ends-here-3\r\n\
+                x-end-to-end: goes-on\r\nContent-Type: application/json\r\n\
+                Content-Length: 2\r\n\r\n{}";
+    origin.set(Behaviour::Raw(text.as_bytes().to_vec()));
+    let sidecar = start_with_store(data.path(), &policy_with_queue(&origin, ""));
+    let call = Call::post("/thing", "x").header("prefer", "respond-async");
+    let path = accepted_path(&sidecar.send(&call));
+    let response = wait_for_job(&sidecar, &path);
+    assert_eq!((response.status, response.text().as_str()), (200, "{}"));
+    assert_eq!(response.header("x-end-to-end"), Some("goes-on"));
+    for name in ["connection", "x-first", "keep-alive", "proxy-authenticate"] {
+        assert_eq!(response.header(name), None, "{name}");
+    }
+    assert!(is_stored(data.path(), "goes-on") && !is_stored(data.path(), "ends-here"));
 }
 
 #[test]

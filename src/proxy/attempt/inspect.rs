@@ -29,8 +29,10 @@ use crate::clock;
 use crate::live::buffers::Reservation;
 use crate::live::permit::ReportedPermit;
 use crate::policy::sections::model::{Buffer, Commit};
+use crate::proxy::downstream::header_marks::HeaderMarks;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::timer::Timer;
+use crate::proxy::request::headers::is_encoded;
 use crate::proxy::signals::classify::{ContentType, MediaKind, ResponseSignals, forbids_retry};
 use crate::proxy::signals::quota_headers::{reported_quotas, retry_after};
 use crate::resilience::outcome::{AttemptClass, RetryScope};
@@ -62,6 +64,8 @@ pub enum LastResponse {
 #[derive(Debug)]
 pub struct ReceivedResponse {
     pub head: Parts,
+    /// Of the headers as they were received.
+    pub marks: HeaderMarks,
     pub body: IncomingBody,
     pub selection: Box<Selection>,
     /// From the start of the attempt to the head.
@@ -128,7 +132,8 @@ fn observe_quota(
     candidate: &EndpointCandidate,
     received: &ReceivedResponse,
 ) {
-    if candidate.provider.policy.capacity.follow_headers {
+    let follows = candidate.provider.policy.capacity.follow_headers;
+    if follows && received.marks.has(HeaderMarks::QUOTA) {
         let quotas = reported_quotas(&received.head.headers, clock::wall);
         if quotas.requests.is_some() || quotas.tokens.is_some() {
             let reports = [quotas.requests, quotas.tokens];
@@ -401,15 +406,18 @@ fn body_failed(
 impl ReceivedResponse {
     pub fn new(
         head: Parts,
+        marks: HeaderMarks,
         body: IncomingBody,
         selection: Box<Selection>,
         took: Duration,
         deadlines: BodyDeadlines,
         room: Reservation,
     ) -> ReceivedResponse {
-        let content_type = ContentType::of(&head.headers);
+        let is_encoded = marks.has(HeaderMarks::CONTENT_ENCODING) && is_encoded(&head.headers);
+        let content_type = ContentType::of(&head.headers, is_encoded);
         ReceivedResponse {
             head,
+            marks,
             body,
             selection,
             took,

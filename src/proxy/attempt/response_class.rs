@@ -8,6 +8,7 @@ use super::inspect::ReceivedResponse;
 use super::prebuffer::Prebuffered;
 use crate::policy::sections::model::ClassifyRule;
 use crate::proxy::access_log::record::AttemptDetails;
+use crate::proxy::downstream::header_marks::HeaderMarks;
 use crate::proxy::downstream::request_id::provider_request_id;
 use crate::proxy::signals::classify::ResponseSignals;
 use crate::proxy::signals::disguised_errors::{is_disguised_error, is_unwanted_page};
@@ -72,8 +73,11 @@ pub fn details_of(
         Prebuffered::Complete(bytes, _) if status.as_u16() >= 400 => code_of_error(bytes),
         _ => None,
     };
-    let provider_request_id =
-        if request.record.is_logged() { provider_request_id(headers) } else { None };
+    let may_have_id = received.marks.has(HeaderMarks::REQUEST_ID | HeaderMarks::PROVIDER_ID);
+    let provider_request_id = match may_have_id && request.record.is_logged() {
+        true => provider_request_id(headers),
+        false => None,
+    };
     AttemptDetails { code, model: None, provider_request_id }
 }
 

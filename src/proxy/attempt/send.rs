@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::header::CONTENT_LENGTH;
 use http::response::Parts;
-use http::{Method, Uri};
+use http::{Method, StatusCode, Uri};
 
 use super::connect::{connect, idle_connection, report_unreachable};
 use super::context::ProxyRequest;
@@ -17,6 +17,7 @@ use super::retry::another_attempt_is_possible;
 use super::select::Selection;
 use crate::clock;
 use crate::policy::sections::model::{Auth, Timeouts};
+use crate::proxy::downstream::header_marks::HeaderMarks;
 use crate::proxy::downstream::own_headers::remove_own;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::downstream::references::localize;
@@ -72,7 +73,7 @@ async fn send(
     sent: Instant,
 ) -> Result<AttemptResult, Box<Selection>> {
     let candidate = selection.endpoint.candidate(route);
-    let (provider, endpoint) = (&candidate.provider.policy, &candidate.endpoint);
+    let provider = &candidate.provider.policy;
     let timeouts = provider.timeouts;
     let (target, mut outgoing) = match build_outgoing(request, route, candidate) {
         Ok(built) => built,
@@ -90,13 +91,12 @@ async fn send(
     let by = response_deadline(request, &selection, sent, timeouts.headers, fails_over);
     match await_head(request, &mut sending, by, &timeouts).await {
         Some(Ok((mut head, body))) => {
-            if remove_own(&mut head.headers) {
-                localize(&mut head.headers, &route.policy, provider, &endpoint.policy.url);
-            }
+            let marks = prepare_response(&mut head, route, candidate);
             let deadlines = body_deadlines(request, &selection, sent, &timeouts, fails_over);
             let took = clock::since(sent);
             let room = request.reservation();
-            let received = ReceivedResponse::new(head, body, selection, took, deadlines, room);
+            let received =
+                ReceivedResponse::new(head, marks, body, selection, took, deadlines, room);
             Ok(inspect(request, route, received).await)
         }
         Some(Err(SendError::Unsent(body, _))) => {
@@ -113,6 +113,21 @@ async fn send(
         }
         None => Ok(head_is_late(request, route, selection, sending, sent)),
     }
+}
+
+/// Makes the head of a response fit to be sent to the client. Returns the marks it had.
+fn prepare_response(head: &mut Parts, route: &Route, candidate: &EndpointCandidate) -> HeaderMarks {
+    let headers = &mut head.headers;
+    let marks = HeaderMarks::of(headers);
+    if marks.has(HeaderMarks::OWN | HeaderMarks::OVERRIDE) {
+        remove_own(headers);
+    }
+    if marks.has(HeaderMarks::REFERENCE) {
+        let (provider, url) = (&candidate.provider.policy, &candidate.endpoint.policy.url);
+        localize(headers, &route.policy, provider, url);
+    }
+    headers::end_hop(headers, marks, head.status == StatusCode::SWITCHING_PROTOCOLS);
+    marks
 }
 
 fn attempt_head<'a>(

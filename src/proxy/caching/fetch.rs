@@ -27,7 +27,6 @@ use crate::proxy::attempt::inspect::discard;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
 use crate::proxy::dispatch::{DispatchOutcome, run, run_without_modes};
 use crate::proxy::downstream::problem::ProblemKind;
-use crate::proxy::request::headers;
 use crate::proxy::response::cache_status::{self, ForwardReason};
 use crate::proxy::response::stored::{from_store, record_result};
 use crate::resilience::outcome::AttemptClass;
@@ -255,7 +254,6 @@ fn refresh_stored(
     requested_at: Instant,
 ) -> Option<CachedResponse> {
     let mut update = response.head.headers.clone();
-    headers::end_response_hop(&mut update, false);
     let refreshed = stored.refreshed(&update, stored.freshness.clone(), requested_at);
     let mut headers = refreshed.headers.clone();
     headers.extend(update.remove(AGE).map(|age| (AGE, age)));
@@ -372,8 +370,7 @@ fn draft(
         return None;
     }
     let status = response.head.status;
-    let mut headers = response.head.headers.clone();
-    headers::end_response_hop(&mut headers, false);
+    let headers = response.head.headers.clone();
     let (life, selecting) = match &cache.policy.store {
         Keeps::Http => {
             // A successful status with a body that reports a failure.

@@ -6,6 +6,7 @@ pub mod connection;
 mod connection_tests;
 pub mod content_coding;
 mod head_check;
+pub mod header_marks;
 pub mod io;
 pub mod own_headers;
 mod parser_error;

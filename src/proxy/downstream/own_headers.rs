@@ -4,7 +4,7 @@
 //! and `Cache-Status` (RFC 9211). Members of other proxies and caches are forwarded.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LOCATION, HeaderMap, HeaderName, HeaderValue, LOCATION, REFRESH};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
 
 use super::problem::PROXY_STATUS;
@@ -20,22 +20,8 @@ enum Owned {
     Member,
 }
 
-/// Removes them from the headers of a provider's response. Returns whether there are references,
-/// which another rule rewrites: one pass over the names finds both.
-pub fn remove_own(headers: &mut HeaderMap) -> bool {
-    let (mut has_own, mut has_references) = (false, false);
-    for name in headers.keys() {
-        has_own |= owned(name) != Owned::Nothing;
-        has_references |= matches!(*name, LOCATION | CONTENT_LOCATION | REFRESH);
-    }
-    // Most responses have none.
-    if has_own {
-        remove_found(headers);
-    }
-    has_references
-}
-
-fn remove_found(headers: &mut HeaderMap) {
+/// Removes them from the headers of a provider's response.
+pub fn remove_own(headers: &mut HeaderMap) {
     let found: Vec<HeaderName> =
         headers.keys().filter(|name| owned(name) != Owned::Nothing).cloned().collect();
     for name in found {
@@ -54,7 +40,7 @@ fn remove_found(headers: &mut HeaderMap) {
 
 /// Removes them from a frame, if it holds the trailers.
 pub fn remove_own_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
-    frame.trailers_mut().into_iter().for_each(remove_found);
+    frame.trailers_mut().into_iter().for_each(remove_own);
     frame
 }
 

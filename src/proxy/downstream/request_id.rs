@@ -28,7 +28,8 @@ const MAX_ID: usize = 128;
 pub enum RequestId {
     /// The client's.
     Given(HeaderValue),
-    Made(u128),
+    /// Hexadecimal digits.
+    Made([u8; 32]),
 }
 
 /// The id of a trace.
@@ -37,7 +38,8 @@ pub struct TraceId([u8; 32]);
 
 impl RequestId {
     pub fn made() -> RequestId {
-        RequestId::Made(u128::from(clock::random()) << 64 | u128::from(clock::random()))
+        let id = u128::from(clock::random()) << 64 | u128::from(clock::random());
+        RequestId::Made(hex_digits(id))
     }
 
     /// The id in these headers, or a new one in place of one that is not sane.
@@ -55,9 +57,7 @@ impl RequestId {
     pub fn with<T>(&self, use_text: impl FnOnce(&[u8]) -> T) -> T {
         match self {
             RequestId::Given(id) => use_text(id.as_bytes()),
-            RequestId::Made(id) => {
-                use_text(&std::array::from_fn::<u8, 32, _>(|at| hex_digit(id >> (124 - 4 * at))))
-            }
+            RequestId::Made(id) => use_text(id),
         }
     }
 
@@ -118,11 +118,6 @@ impl TraceId {
 
 /// The provider's own id of a response, for its support.
 pub fn provider_request_id(headers: &HeaderMap) -> Option<Box<str>> {
-    // One pass: a lookup of each name costs more than all names of a response.
-    let is_id = |name: &&HeaderName| {
-        matches!(name.as_str().len(), 10 | 12 | 16) && PROVIDER_IDS.contains(name)
-    };
-    headers.keys().find(is_id)?;
     let id = PROVIDER_IDS.iter().find_map(|name| headers.get(name))?;
     if is_sane(id.as_bytes()) { id.to_str().ok().map(Box::from) } else { None }
 }
@@ -132,8 +127,11 @@ fn is_sane(id: &[u8]) -> bool {
     (1..=MAX_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
-fn hex_digit(value: u128) -> u8 {
-    b"0123456789abcdef"[(value & 15) as usize]
+/// Without a table, so that the compiler writes many digits at once.
+fn hex_digits(number: u128) -> [u8; 32] {
+    let bytes = number.to_be_bytes();
+    let digit = |value: u8| value + if value < 10 { b'0' } else { b'a' - 10 };
+    std::array::from_fn(|at| digit(bytes[at / 2] >> (4 - at % 2 * 4) & 15))
 }
 
 #[cfg(test)]
@@ -170,7 +168,8 @@ mod tests {
             assert!(headers.is_empty(), "{headers:?}");
         }
         assert_ne!(RequestId::made().to_string(), RequestId::made().to_string());
-        assert_eq!(RequestId::Made(0xf1).to_string(), format!("{:032x}", 0xf1));
+        let id: u128 = 0x0123_4567_89ab_cdef_9a0f;
+        assert_eq!(hex_digits(id).as_slice(), format!("{id:032x}").as_bytes());
     }
 
     #[test]

@@ -4,8 +4,8 @@ use http::header::{ACCEPT_ENCODING, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use hyper::upgrade::OnUpgrade;
 
-use super::headers::HeaderMarks;
 use crate::credentials::identity::CallerIdentity;
+use crate::proxy::downstream::header_marks::HeaderMarks;
 
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 

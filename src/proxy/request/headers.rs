@@ -16,6 +16,7 @@ use crate::credentials::is_carrier;
 use crate::credentials::sub_protocols::SubProtocolFilter;
 use crate::policy::sections::model::{self, Auth};
 use crate::proxy::downstream::connection::Client;
+use crate::proxy::downstream::header_marks::HeaderMarks;
 use crate::proxy::downstream::request_id::{REQUEST_ID, RequestId};
 use crate::snapshot::Endpoint;
 use crate::upstream::UPGRADE_PROTOCOL;
@@ -42,77 +43,8 @@ const HOP: [HeaderName; 9] = [
     PROXY_AUTHENTICATE,
 ];
 
-/// The headers of a message that its handling depends on, found in one pass: most messages have few
-/// headers and almost none of these, so a lookup of each name would cost more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HeaderMarks {
-    marks: u16,
-    /// A bit for each name, as a filter: different names may have the same.
-    names: u64,
-}
-
-impl HeaderMarks {
-    /// A hop-by-hop header other than `Connection`.
-    pub const HOP: u16 = 1;
-    pub const CONNECTION: u16 = 1 << 1;
-    pub const UPGRADE: u16 = 1 << 2;
-    /// An `x-outrigger-*` header.
-    pub const OVERRIDE: u16 = 1 << 3;
-    pub const PREFER: u16 = 1 << 4;
-    pub const CONTENT_ENCODING: u16 = 1 << 5;
-    pub const IDEMPOTENCY_KEY: u16 = 1 << 6;
-    pub const ACCEPT: u16 = 1 << 7;
-    pub const REQUEST_ID: u16 = 1 << 8;
-    pub const TRACEPARENT: u16 = 1 << 9;
-
-    /// The marks of these headers.
-    pub fn of(headers: &HeaderMap) -> HeaderMarks {
-        headers.keys().fold(HeaderMarks::default(), |all, name| HeaderMarks {
-            marks: all.marks | mark_of(name.as_str()),
-            names: all.names | name_bit(name.as_str()),
-        })
-    }
-
-    pub fn has(self, mark: u16) -> bool {
-        self.marks & mark != 0
-    }
-
-    /// Whether there may be a header with one of these names; `false` is certain.
-    pub fn may_have(self, names: &[HeaderName]) -> bool {
-        names.iter().any(|name| self.names & name_bit(name.as_str()) != 0)
-    }
-}
-
-fn name_bit(name: &str) -> u64 {
-    let first = name.as_bytes().first().copied().unwrap_or_default();
-    1 << ((name.len() * 5 + usize::from(first)) % 64)
-}
-
-fn mark_of(name: &str) -> u16 {
-    // The length tells almost all other names apart.
-    match name.len() {
-        2 if name == "te" => HeaderMarks::HOP,
-        6 if name == "accept" => HeaderMarks::ACCEPT,
-        6 if name == "expect" => HeaderMarks::HOP,
-        6 if name == "prefer" => HeaderMarks::PREFER,
-        7 if name == "upgrade" => HeaderMarks::HOP | HeaderMarks::UPGRADE,
-        10 if name == "connection" => HeaderMarks::CONNECTION,
-        10 if name == "keep-alive" => HeaderMarks::HOP,
-        11 if name == "traceparent" => HeaderMarks::TRACEPARENT,
-        12 if name == "x-request-id" => HeaderMarks::REQUEST_ID,
-        15 if name == "idempotency-key" => HeaderMarks::IDEMPOTENCY_KEY,
-        16 if name == "content-encoding" => HeaderMarks::CONTENT_ENCODING,
-        16 if name == "proxy-connection" => HeaderMarks::HOP,
-        17 if name == "transfer-encoding" => HeaderMarks::HOP,
-        18 if name == "proxy-authenticate" => HeaderMarks::HOP,
-        19 if name == "proxy-authorization" => HeaderMarks::HOP,
-        length if length > 12 && name.starts_with("x-outrigger-") => HeaderMarks::OVERRIDE,
-        _ => 0,
-    }
-}
-
 /// Removes hop-by-hop headers. `upgrade` writes those that an upgrade needs.
-fn end_hop(headers: &mut HeaderMap, marks: HeaderMarks, upgrade: bool) {
+pub fn end_hop(headers: &mut HeaderMap, marks: HeaderMarks, upgrade: bool) {
     if !marks.has(HeaderMarks::HOP) {
         if !marks.has(HeaderMarks::CONNECTION) {
             return;
@@ -201,11 +133,6 @@ pub fn is_encoded(headers: &HeaderMap) -> bool {
         coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
     };
     !headers.get_all(CONTENT_ENCODING).iter().all(is_identity)
-}
-
-/// Removes the hop-by-hop headers of a response.
-pub fn end_response_hop(headers: &mut HeaderMap, upgrade: bool) {
-    end_hop(headers, HeaderMarks::of(headers), upgrade);
 }
 
 /// Makes a client's headers fit to be sent to any provider, once for each request.
@@ -409,6 +336,19 @@ mod tests {
         headers
     }
 
+    fn end_response_hop(headers: &mut HeaderMap, upgrade: bool) {
+        end_hop(headers, HeaderMarks::of(headers), upgrade);
+    }
+
+    #[test]
+    fn every_hop_by_hop_header_has_a_mark() {
+        for name in HOP {
+            let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("x"))]);
+            let marks = HeaderMarks::of(&headers);
+            assert!(marks.has(HeaderMarks::HOP | HeaderMarks::CONNECTION), "{name}");
+        }
+    }
+
     #[test]
     fn names_in_every_connection_line_are_removed() {
         let mut headers = map(&[
@@ -433,16 +373,6 @@ mod tests {
             map(&[("connection", "content-length, host"), ("content-length", "3"), ("host", "a")]);
         end_response_hop(&mut headers, false);
         assert_eq!(headers, map(&[("content-length", "3"), ("host", "a")]));
-    }
-
-    #[test]
-    fn every_hop_by_hop_header_has_a_mark() {
-        for name in HOP {
-            let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("x"))]);
-            let marks = HeaderMarks::of(&headers);
-            assert!(marks.has(HeaderMarks::HOP) || marks.has(HeaderMarks::CONNECTION), "{name}");
-        }
-        assert_eq!(HeaderMarks::of(&map(&[("host", "a"), ("date", "b")])).marks, 0);
     }
 
     #[test]

@@ -133,7 +133,10 @@ pub fn unknown_model(
 
 /// Whether the text may contain the key, as it is or with escaped letters.
 fn may_follow(rest: &[u8]) -> bool {
-    KEY.find(rest).is_some() || ESCAPED.find(rest).is_some()
+    let is_escaped = |rest: &[u8]| {
+        memchr::memchr(b'\\', rest).is_some_and(|at| ESCAPED.find(&rest[at..]).is_some())
+    };
+    KEY.find(rest).is_some() || is_escaped(rest)
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use http::header::ACCEPT;
 use memchr::memmem::{self, Finder};
 
 use super::head::RequestHead;
-use super::headers::HeaderMarks;
 use crate::json::scan::Members;
+use crate::proxy::downstream::header_marks::HeaderMarks;
 
 /// Ends of paths that always stream: Google, Vertex and Bedrock.
 const STREAMING_PATHS: [&str; 4] = [

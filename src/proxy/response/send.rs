@@ -13,6 +13,7 @@ use crate::proxy::access_log::reasons::RequestEnd;
 use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::attempt::context::ProxyRequest;
 use crate::proxy::attempt::pending_response::{PendingBody, PendingResponse};
+use crate::proxy::downstream::header_marks::HeaderMarks;
 use crate::proxy::downstream::problem::Problem;
 use crate::proxy::request::headers;
 
@@ -27,14 +28,17 @@ pub fn send(
         Err(problem) => return send_problem(&mut request.record, problem),
     };
     request.record.status = head.status.as_u16();
-    let is_upgrade = matches!(body, PendingBody::Tunnel { .. });
-    headers::end_response_hop(&mut head.headers, is_upgrade);
     if !matches!(body, PendingBody::Whole(_, None) | PendingBody::Stored(_)) {
         request.record.first_byte = Some(request.record.age());
     }
     request.record.add_degraded_header(&mut head.headers);
     match is_local {
-        true => request.record.request_id.add_to_local(&mut head.headers),
+        true => {
+            // A policy may set any header.
+            let marks = HeaderMarks::of(&head.headers);
+            headers::end_hop(&mut head.headers, marks, false);
+            request.record.request_id.add_to_local(&mut head.headers);
+        }
         false => request.record.request_id.add_to(&mut head.headers),
     }
     Response::from_parts(

@@ -85,17 +85,9 @@ const DAY: f64 = 86_400.0;
 /// A longer time is shortened to this: each reader has a far lower maximum of its own.
 const LONGEST: f64 = 1e9;
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
-/// The prefixes of all names above.
-const PREFIXES: [&str; 3] = ["x-ratelimit-", "anthropic-ratelimit-", "ratelimit"];
 
-/// Scans the header names once if there is nothing to read. `wall` supplies the time for a response
-/// without a date.
+/// Reads the headers that a response has. `wall` supplies the time for a response without a date.
 pub fn reported_quotas(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> QuotaReports {
-    let is_quota =
-        |name: &HeaderName| PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
-    if !headers.keys().any(is_quota) {
-        return QuotaReports::default();
-    }
     let reader = QuotaReader { headers, clock: ResponseClock::of(headers, wall()) };
     QuotaReports { requests: reader.requests(), tokens: reader.tokens() }
 }

@@ -16,25 +16,36 @@ pub struct TimeBuckets<T, const N: usize> {
     origin: Option<Instant>,
     /// Number of the current bucket.
     head: u64,
+    /// When the current bucket ends; none before the first, or if that is no time.
+    head_end: Option<Instant>,
     slots: [T; N],
 }
 
 impl<T: Default, const N: usize> TimeBuckets<T, N> {
     pub fn new(width: Duration) -> Self {
         let slots = std::array::from_fn(|_| T::default());
-        Self { width_nanos: nanos(width).max(1), origin: None, head: 0, slots }
+        Self { width_nanos: nanos(width).max(1), origin: None, head: 0, head_end: None, slots }
     }
 
     /// Advances to `now`, and passes each value whose time is over to `expire`. Returns the
     /// current bucket.
-    pub fn advance(&mut self, now: Instant, mut expire: impl FnMut(T)) -> &mut T {
-        self.origin.get_or_insert(now);
+    #[inline]
+    pub fn advance(&mut self, now: Instant, expire: impl FnMut(T)) -> &mut T {
+        if self.head_end.is_none_or(|end| now >= end) {
+            self.advance_head(now, expire);
+        }
+        &mut self.slots[slot::<N>(self.head)]
+    }
+
+    fn advance_head(&mut self, now: Instant, mut expire: impl FnMut(T)) {
+        let origin = *self.origin.get_or_insert(now);
         let number = self.number(now);
         for slot in slots_between::<N>(self.head, number) {
             expire(std::mem::take(&mut self.slots[slot]));
         }
         self.head = number;
-        &mut self.slots[slot::<N>(number)]
+        let end = Duration::from_nanos(self.width_nanos.saturating_mul(number.saturating_add(1)));
+        self.head_end = origin.checked_add(end);
     }
 
     /// Values whose time is over at `now`.

@@ -14,7 +14,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::response::Parts;
 use http_body::Frame;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
@@ -22,7 +21,7 @@ use super::chunked::{ChunkedDecoder, ChunkedPart};
 use super::io::Transport;
 use super::request_body::{BoxError, OutgoingBody};
 use super::request_writer::RequestWriter;
-use super::response_head::{self, Framing, RequestTraits};
+use super::response_head::{self, Framing, RequestTraits, ResponseHead};
 
 /// Bounds of the read size. The upper bound is also the memory held by a slowly read stream.
 const MIN_READ: usize = 8 * 1024;
@@ -126,7 +125,10 @@ impl Exchange {
     }
 
     /// Sends the request and reads the response's head.
-    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Parts, ExchangeError>> {
+    pub(crate) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseHead, ExchangeError>> {
         let ReadState::Head(traits) = self.state else {
             return Poll::Ready(Err(ExchangeError::Closed));
         };
@@ -157,7 +159,7 @@ impl Exchange {
                     Framing::Close => ReadState::UntilClose,
                     Framing::Switched => ReadState::Ended,
                 };
-                return Poll::Ready(Ok(head.parts));
+                return Poll::Ready(Ok(head));
             }
             match ready!(self.poll_read(cx)) {
                 Ok(true) => {}

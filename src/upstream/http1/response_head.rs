@@ -17,6 +17,7 @@ use super::exchange::ExchangeError;
 /// Longest head that is accepted.
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 128;
+pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// The only protocol that an upgrade may switch to.
 pub const UPGRADE_PROTOCOL: &str = "websocket";
 
@@ -45,6 +46,8 @@ pub(crate) struct ResponseHead {
     pub framing: Framing,
     /// The connection may be used again after the body.
     pub reusable: bool,
+    /// There is a `Keep-Alive`.
+    pub has_keep_alive: bool,
 }
 
 /// Parses a head. Returns it with its length, or `None` while it is incomplete.
@@ -85,20 +88,24 @@ pub(crate) fn parse(
         false => !is_http_10,
     };
     let reusable = is_unambiguous && framing != Framing::Close && is_persistent;
-    Ok(Some((ResponseHead { parts, framing, reusable }, length)))
+    let has_keep_alive = names.keep_alive;
+    Ok(Some((ResponseHead { parts, framing, reusable, has_keep_alive }, length)))
 }
 
-/// The headers about framing that a head has. Noted as they pass, because a lookup costs more.
+/// The headers about framing and the connection that a head has. Noted as they pass, because a
+/// lookup costs more.
 #[derive(Clone, Copy, Default)]
 struct FramingNames {
     transfer_encoding: bool,
     connection: bool,
+    keep_alive: bool,
 }
 
 impl FramingNames {
     fn add(&mut self, name: FramingNames) {
         self.transfer_encoding |= name.transfer_encoding;
         self.connection |= name.connection;
+        self.keep_alive |= name.keep_alive;
     }
 }
 
@@ -115,6 +122,7 @@ fn append(
     let names = FramingNames {
         transfer_encoding: name == TRANSFER_ENCODING,
         connection: name == CONNECTION,
+        keep_alive: name == KEEP_ALIVE,
     };
     match headers.try_append(name, value) {
         Ok(_) => Ok(names),
