@@ -232,9 +232,9 @@ fn a_junit_report_has_a_test_for_each_threshold_and_measure() {
 fn github_shows_broken_thresholds_where_the_benchmark_is_declared() {
     let commands = ci::github(&run(), Some("policies/outrigger.yaml:12"));
     let expected = [
-        "::error file=policies/llm.yaml,line=12,title=benchmark chat-latency::threshold `error_rate < 1%25` is broken: 1.4%25",
-        "::error file=policies/llm.yaml,line=12,title=benchmark chat-latency::threshold `cost < 0.50 USD` is broken: there is no such figure",
-        "::error file=policies/llm.yaml,line=12,title=benchmark chat-latency::B is worse than A: p95 +30.6%25 (A is the baseline)",
+        "::error file=policies/outrigger.yaml,line=12,title=benchmark chat-latency::threshold `error_rate < 1%25` is broken: 1.4%25",
+        "::error file=policies/outrigger.yaml,line=12,title=benchmark chat-latency::threshold `cost < 0.50 USD` is broken: there is no such figure",
+        "::error file=policies/outrigger.yaml,line=12,title=benchmark chat-latency::B is worse than A: p95 +30.6%25 (A is the baseline)",
     ];
     assert_eq!(commands.lines().collect::<Vec<_>>(), expected);
     let mut good = run();
