@@ -292,16 +292,11 @@ impl ProblemList<'_> {
 
 /// The state in one sentence.
 pub fn summary(problems: &[OpenProblem]) -> String {
-    let critical = problems.iter().filter(|it| it.severity == ProblemSeverity::Critical).count();
     match problems {
         [] => "everything works".to_owned(),
         [only] => only.what.clone(),
-        [first, rest @ ..] => {
-            let more = if rest.len() == 1 { "1 more problem" } else { "more problems" };
-            let count = if rest.len() == 1 { String::new() } else { format!("{} ", rest.len()) };
-            let severity = if critical == 0 { " (none critical)" } else { "" };
-            format!("{}; {count}{more}{severity}", first.what)
-        }
+        [first, _] => format!("{}; 1 more problem", first.what),
+        [first, rest @ ..] => format!("{}; {} more problems", first.what, rest.len()),
     }
 }
 

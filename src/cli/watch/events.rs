@@ -1,13 +1,9 @@
 //! `outrigger events`: changes of state, past and as they come.
 
-use std::io::Write;
-use std::ops::ControlFlow;
-
-use super::stream::follow;
+use super::stream::{follow, print_line};
 use crate::admin::history::events::EventPage;
 use crate::cli::admin_client::{AdminArgs, encode};
 use crate::cli::output::{table, time};
-use crate::telemetry::escape::escape_lines;
 use crate::telemetry::events::Event;
 
 /// Show changes of state of a running sidecar, newest first: breakers, reloads, degradation modes, overrides, regressions.
@@ -40,8 +36,7 @@ pub fn run(args: &EventsArgs) -> Result<(), String> {
     query.extend(args.key.iter().map(|key| format!("&key={}", encode(key))));
     if !args.follow {
         let text = args.admin.get(&format!("/api/events?{query}"))?.print(list)?;
-        // A closed pipe is not an error.
-        let _ = writeln!(std::io::stdout(), "{}", escape_lines(&text));
+        let _ = print_line(&text);
         return Ok(());
     }
     follow(&args.admin, &format!("/api/events/stream?{query}"), |event| {
@@ -50,10 +45,7 @@ pub fn run(args: &EventsArgs) -> Result<(), String> {
         } else {
             serde_json::from_str(&event.data).map(|event| line(&event)).unwrap_or_default()
         };
-        match writeln!(std::io::stdout(), "{}", escape_lines(&line)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
+        print_line(&line)
     })
 }
 

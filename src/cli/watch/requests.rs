@@ -65,7 +65,7 @@ pub fn run(args: &RequestsArgs) -> Result<String, String> {
     match &args.command {
         Some(RequestsCommand::Show { id }) => show(&args.admin, id, true),
         None => {
-            let filter = encode(&args.filter.join(" ")).replace('&', "%26").replace('+', "%2B");
+            let filter = encode(&args.filter.join(" "));
             let path = format!("/api/requests?filter={filter}&limit={}", args.limit);
             args.admin.get(&path)?.print(list)
         }

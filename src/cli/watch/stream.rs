@@ -1,11 +1,13 @@
 //! A stream of server-sent events of the admin API, across connections.
 
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
 
 use crate::cli::admin_client::AdminArgs;
+use crate::telemetry::escape::escape_lines;
 
 /// The pause before a new connection.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -56,6 +58,14 @@ pub fn follow(
             tokio::time::sleep(PAUSE).await;
         }
     })
+}
+
+/// Prints a line; a closed pipe ends the stream and is no error.
+pub fn print_line(text: &str) -> ControlFlow<()> {
+    match writeln!(std::io::stdout(), "{}", escape_lines(text)) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    }
 }
 
 impl SseReader {

@@ -1,15 +1,13 @@
 //! `outrigger tap`: each request as it ends.
 
-use std::io::Write;
 use std::ops::ControlFlow;
 
 use serde_json::Value;
 
 use super::requests::{FILTER_HELP, attempts};
-use super::stream::{SseEvent, follow};
+use super::stream::{SseEvent, follow, print_line};
 use crate::cli::admin_client::{AdminArgs, encode};
 use crate::cli::output::duration;
-use crate::telemetry::escape::escape_lines;
 
 /// Print each request of a running sidecar as it ends, one on a line.
 #[derive(Debug, clap::Args)]
@@ -29,14 +27,11 @@ pub struct TapArgs {
 }
 
 pub fn run(args: &TapArgs) -> Result<(), String> {
-    let filter = encode(&args.filter.join(" ")).replace('&', "%26").replace('+', "%2B");
+    let filter = encode(&args.filter.join(" "));
     let mut left = args.until;
     follow(&args.admin, &format!("/api/requests/stream?filter={filter}"), |event| {
         let line = if args.admin.json { event.data.clone() } else { line(event) };
-        // A closed pipe ends the command.
-        if writeln!(std::io::stdout(), "{}", escape_lines(&line)).is_err() {
-            return ControlFlow::Break(());
-        }
+        print_line(&line)?;
         if event.name.is_empty() {
             left = left.map(|left| left.saturating_sub(1));
         }
