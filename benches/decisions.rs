@@ -30,11 +30,12 @@ use outrigger::live::credential_cell::CredentialKey;
 use outrigger::live::degradation::outcome_window::{OutcomeWindow, WindowKind};
 use outrigger::live::endpoint::EndpointLive;
 use outrigger::live::route::RouteLive;
+use outrigger::live::tracking::call_recorder::CallRecorder;
 use outrigger::policy::sections::model::{Affinity, Cost, Policy};
 use outrigger::policy::{self, SourceFile, Sources};
 use outrigger::resilience::balance::balancer::{BalanceAlgorithm, BalancerCandidate};
 use outrigger::resilience::breaker::{BreakerPolicy, LocalBreaker};
-use outrigger::resilience::outcome::Outcome;
+use outrigger::resilience::outcome::{AttemptClass, Outcome};
 use outrigger::resilience::queue::wait_queue::{GroupKey, QueueEntry, WaitQueue};
 use outrigger::resilience::queue::waiters::QueuePolicy;
 use outrigger::resilience::rate::gcra::RatePolicy;
@@ -341,6 +342,17 @@ fn read_event(bencher: &mut Bencher<'_, WallTime>) {
     bencher.iter(|| reader.read(black_box(frame.clone())));
 }
 
+/// A call with one of four models.
+fn tracked_call(bencher: &mut Bencher<'_>) {
+    let recorder = CallRecorder::new("llm", "openai", &Arc::default());
+    let models = ["gpt-4o", "gpt-4o-mini", "o3", "o4-mini"].map(Some);
+    let mut calls = models.into_iter().cycle();
+    bencher.iter(|| {
+        let model = calls.next().flatten();
+        recorder.record(black_box(model), AttemptClass::Success, black_box(TOOK))
+    });
+}
+
 fn decisions(criterion: &mut Criterion) {
     criterion.bench_function("breaker/rule", breaker_rule);
     criterion.bench_function("breaker/live", breaker_live);
@@ -361,6 +373,7 @@ fn decisions(criterion: &mut Criterion) {
     criterion.bench_function("affinity/sticky", affinity);
     criterion.bench_function("degradation/none", degraded_none);
     criterion.bench_function("degradation/sample", degraded_sample);
+    criterion.bench_function("tracking/call", tracked_call);
     criterion.bench_function("queue/one of 100,000", queue);
     criterion.bench_function("admission/with room", admission);
     criterion.bench_function("read an event", read_event);

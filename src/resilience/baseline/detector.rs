@@ -4,7 +4,8 @@
 //! and added to a CUSUM with the series' own threshold ([`super::calibration`]). An alarm needs
 //! both: the sum is above the threshold, and the change is confirmed, that is at least four of the
 //! last six readings are past the level by the larger of two MAD and the measure's least change.
-//! It is over after twelve readings in a row at which the change was not confirmed.
+//! It is over after twelve readings at which the change was not confirmed; a reading at which it
+//! was takes back three of them, so that a single burst does not keep an alarm for minutes.
 //!
 //! While an alarm stands nothing is learned: neither its readings, nor the rest of the 10 minutes
 //! in which it began and ended. So a regression never becomes the baseline, however long it
@@ -26,8 +27,9 @@ use crate::resilience::words::words;
 /// Readings that a confirmation looks at, and how many of them must be past the bound.
 const CONFIRMED_OF: usize = 6;
 const CONFIRMED_BY: u32 = 4;
-/// Readings in a row without confirmation that end an alarm.
+/// Readings without confirmation that end an alarm, and how many of them a confirmed one takes back.
 const GOOD_READINGS: u32 = 12;
+const TAKEN_BACK: u32 = 3;
 /// A MAD of normal readings is this share of their standard deviation.
 const NORMAL_MAD: f64 = 0.6745;
 /// A block with fewer readings is not learned.
@@ -78,7 +80,7 @@ pub struct StandingAlarm {
     pub since: u64,
     /// The level when it began.
     pub level: f64,
-    /// Readings in a row without confirmation.
+    /// Readings without confirmation, less those that confirmed ones took back.
     pub good: u32,
 }
 
@@ -304,7 +306,10 @@ impl Detector {
 
     fn count_good(&mut self, is_bad: bool) -> Option<DetectorEvent> {
         let alarm = self.state.alarm.as_mut()?;
-        alarm.good = if is_bad { 0 } else { alarm.good.saturating_add(1) };
+        alarm.good = match is_bad {
+            true => alarm.good.saturating_sub(TAKEN_BACK),
+            false => alarm.good.saturating_add(1),
+        };
         if alarm.good < GOOD_READINGS {
             return None;
         }
