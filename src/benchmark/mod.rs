@@ -2,6 +2,9 @@
 //!
 //! A run has a policy snapshot, live state and metrics of its own, so that it changes no breaker, no
 //! budget and no baseline of the application's calls.
+//!
+//! `run/thresholds.rs` decides whether the thresholds of a run hold. The verdict of a comparison with
+//! another run or with the baseline is from `resilience/comparison.rs`.
 
 pub mod history;
 pub mod local;

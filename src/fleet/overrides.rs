@@ -1,7 +1,7 @@
 //! Manual overrides of breakers for the whole fleet: stored in Redis, applied on every host.
 //!
-//! An override is stored under a key that may stand for many breakers (`openai` for all of its
-//! addresses), including those that are created later. A later local override on one host takes
+//! An override is stored under a key that may stand for many breakers (`openai` for those of all its
+//! endpoints), including those that are created later. A later local override on one host takes
 //! precedence there.
 //!
 //! The value in Redis is `until=MICROSECONDS` (or `until=-`), state, author and reason, separated by

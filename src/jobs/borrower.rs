@@ -1,7 +1,8 @@
 //! Runs jobs of other hosts here while this host has no work of its own for their partition.
 //!
-//! A borrowed job runs only under a lease, and only if this host makes the requests of its route as
-//! the owner does: then both hosts have the same name for the partition. It takes the same path as
+//! A borrowed job runs only under a lease, which `scripts/job_take.lua` grants, and only if this host
+//! makes the requests of its route as the owner does: then both hosts have the same name for the
+//! partition. It takes the same path as
 //! a job of this host (`proxy/jobs/run.rs`). The result goes to Redis, and the owner writes it
 //! down. A job that is not admitted is given back.
 
@@ -24,7 +25,7 @@ use crate::snapshot::{Route, RouteQueue, Snapshot};
 use crate::store::{JobOutcome, Millis, Partition, RunnableJob};
 use crate::telemetry::metrics::DeliveryLabels;
 
-/// How often jobs are looked for, beside each time that a worker becomes idle.
+/// How often jobs are looked for; each worker that becomes idle also looks for one.
 const POLL: Duration = Duration::from_millis(200);
 /// Jobs that one call takes.
 const BATCH: usize = 8;

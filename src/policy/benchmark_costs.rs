@@ -16,7 +16,7 @@ pub(super) fn check_costs(check: &mut Checker<'_>, policy: &Policy) {
         };
         for threshold in &benchmark.thresholds {
             let Some(currency) = &threshold.currency else { continue };
-            let at = place(check, list, threshold);
+            let at = node_of(check, list, threshold);
             let providers = providers(policy, &benchmark.target);
             found.extend(wrong_cost(check, at, currency, &providers));
         }
@@ -24,8 +24,8 @@ pub(super) fn check_costs(check: &mut Checker<'_>, policy: &Policy) {
     check.problems.extend(found);
 }
 
-/// The item of the list that has this text.
-fn place(check: &Checker<'_>, list: NodeId, threshold: &Threshold) -> NodeId {
+/// The item of the list that declares this threshold, else the list.
+fn node_of(check: &Checker<'_>, list: NodeId, threshold: &Threshold) -> NodeId {
     let mut items = check.tree.children(list);
     items.find(|item| check.tree.text(*item) == Some(&threshold.text)).unwrap_or(list)
 }

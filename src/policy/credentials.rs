@@ -14,11 +14,11 @@ use super::yaml::tree::NodeId;
 
 /// Whether the provider gets the application's own credentials.
 fn passes_through(provider: &ProviderPolicy) -> bool {
-    provider.addresses.iter().any(|address| matches!(address.auth, Auth::Passthrough))
+    provider.addresses.iter().any(|endpoint| matches!(endpoint.auth, Auth::Passthrough))
 }
 
 fn is_bare(provider: &ProviderPolicy) -> bool {
-    provider.addresses.iter().any(|address| address.bare)
+    provider.addresses.iter().any(|endpoint| endpoint.bare)
 }
 
 /// Decides which provider gets the application's own credentials: the one of a route with
@@ -76,8 +76,8 @@ fn sole_provider(
             });
         }
         (Some(_), None, _) => {
-            for address in provider.value.addresses.iter_mut().filter(|address| address.bare) {
-                address.auth = Auth::Passthrough;
+            for endpoint in provider.value.addresses.iter_mut().filter(|endpoint| endpoint.bare) {
+                endpoint.auth = Auth::Passthrough;
             }
         }
         _ => {}

@@ -64,7 +64,7 @@ fn removed(old: &Compared<'_>, new: &Compared<'_>) -> Vec<String> {
     gone.into_iter().map(|entry| format!("{}: removed", entry.path)).collect()
 }
 
-/// With its most important value, and its place if the order counts.
+/// Entries that only `new` has, each with its most important value, and its position if the order counts.
 fn added(old: &Compared<'_>, new: &Compared<'_>) -> Vec<String> {
     let line = |entry: &Entry| {
         let mut rows =
@@ -72,11 +72,11 @@ fn added(old: &Compared<'_>, new: &Compared<'_>) -> Vec<String> {
         let first = rows.clone().find(|(key, _)| *key == "providers");
         let first = first.or_else(|| rows.find(|(key, _)| *key != "preset"));
         let with = first.map_or_else(String::new, |(key, row)| format!(" ({key}: {})", row.text));
-        let place = match entry.list.as_str() {
-            "routes" => format!(" {}", place(new, entry)),
+        let position = match entry.list.as_str() {
+            "routes" => format!(" {}", position(new, entry)),
             _ => String::new(),
         };
-        format!("{}: added{place}{with}", entry.path)
+        format!("{}: added{position}{with}", entry.path)
     };
     only_in(new, old).into_iter().map(line).collect()
 }
@@ -111,7 +111,7 @@ fn change(path: &str, old: Option<&Row>, new: Option<&Row>) -> Option<String> {
     (digest(old) != digest(new)).then(|| format!("{path}: changed ({after})"))
 }
 
-/// Where one name took the place of another: the differences of the two entries.
+/// Where one name replaced another: the differences of the two entries.
 fn brings(old: &Compared<'_>, before: &Row, new: &Compared<'_>, after: &Row) -> Vec<String> {
     let ([was], [is]) = (before.names.as_slice(), after.names.as_slice()) else {
         return Vec::new();
@@ -142,14 +142,14 @@ fn moved(old: &Compared<'_>, new: &Compared<'_>) -> Vec<String> {
         let (before, after) = (of(old), of(new));
         let movers = out_of_order(&before, &after);
         for entry in new.entries.iter().filter(|entry| movers.contains(&entry.path)) {
-            found.push(format!("{}: moved {}", entry.path, place(new, entry)));
+            found.push(format!("{}: moved {}", entry.path, position(new, entry)));
         }
     }
     found
 }
 
-/// `before `chat``, or `to the end`.
-fn place(side: &Compared<'_>, entry: &Entry) -> String {
+/// `before `chat``, or `at the end`.
+fn position(side: &Compared<'_>, entry: &Entry) -> String {
     let mut list = side.entries.iter().filter(|other| other.list == entry.list);
     let next = list.by_ref().skip_while(|other| *other != entry).nth(1);
     let name = |next: &Entry| relative(&next.path, &next.list).unwrap_or(&next.path).to_owned();

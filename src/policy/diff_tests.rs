@@ -254,7 +254,7 @@ fn another_name_is_reported_with_the_values_that_differ() {
 }
 
 #[test]
-fn routes_are_reported_with_their_place() {
+fn routes_are_reported_with_their_position() {
     let files = "  - { name: files, match: { path: /v1/files }, providers: [azure] }\n";
     assert_changed(files, "", &["routes.files: removed"]);
     let more = "  - { name: new, match: { path: /x }, providers: [azure] }\n";

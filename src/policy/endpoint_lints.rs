@@ -9,14 +9,14 @@ use super::sections::matcher::{PathPattern, Segment};
 use super::sections::provider::ProviderPolicy;
 use super::yaml::diagnostic::Diagnostic;
 
-/// The path of the URL ends with the start of the route's path, so it would be there twice.
+/// Finds URLs whose path ends with the start of the route's path, so that requests have it twice.
 pub(super) fn doubled_path(lint: Lint<'_>) -> Vec<Diagnostic> {
     let Lint { check, policy, route, .. } = lint;
     let sent = exact_segments(lint);
     let mut found = Vec::new();
     for index in route.all_providers() {
         let provider = &policy.providers[index];
-        let paths = provider.addresses.iter().map(|address| address.url.path.as_str());
+        let paths = provider.addresses.iter().map(|endpoint| endpoint.url.path.as_str());
         for path in paths.filter(|path| !path.is_empty()) {
             let Some(shared) = overlap(path, &sent).filter(|_| !changes_path(provider)) else {
                 continue;
@@ -66,7 +66,7 @@ fn changes_path(provider: &ProviderPolicy) -> bool {
     provider.rewrite.path.is_some()
 }
 
-/// The resources that exist at this provider only. One without a preset may have those of OpenAI.
+/// The resources that exist at this provider only. A provider without a preset may have OpenAI's.
 fn known_resources(policy: &Policy, provider: usize) -> Vec<String> {
     let provider = &policy.providers[provider];
     let compatible = || Preset::named("openai").map(|preset| preset.texts("stateful"));
@@ -82,15 +82,15 @@ pub(super) fn unnamed_preset(check: &Checker<'_>, provider: &ProviderPolicy) -> 
     if check.tree.child(node, "preset").is_some() {
         return None;
     }
-    let mut known = provider.addresses.iter().filter_map(|address| {
-        let preset = presets::ALL.iter().find(|preset| preset.has_host(&address.url.host))?;
-        Some((address, preset.name))
+    let mut known = provider.addresses.iter().filter_map(|endpoint| {
+        let preset = presets::ALL.iter().find(|preset| preset.has_host(&endpoint.url.host))?;
+        Some((endpoint, preset.name))
     });
-    let (address, preset) = known.next()?;
-    let message = format!("there is a preset for `{}`", address.url.host);
+    let (endpoint, preset) = known.next()?;
+    let message = format!("there is a preset for `{}`", endpoint.url.host);
     let at = check.tree.child(node, "url").or(check.tree.child(node, "endpoints"));
     Some(check.tree.on_value(at.unwrap_or(node), message).help(format!(
-        "write `preset: {preset}` with `key` in place of `auth`: then a request that only generates may be repeated; `preset: none` keeps it as it is"
+        "write `preset: {preset}` and `key` instead of `auth`: then a request that only generates may be repeated; `preset: none` keeps it as it is"
     )))
 }
 

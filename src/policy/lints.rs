@@ -53,7 +53,7 @@ fn other_currency(
         cost.currency, provider.name, route.name, price.currency
     );
     let priced = check.declared(&[ProviderPolicy::KEY, &provider.name, "price"])?;
-    // Its currency may be what could not be read.
+    // The currency may be the part that could not be read.
     let cost = cost_of(check, route).filter(|_| !check.damaged(priced))?;
     Some(check.tree.on_value(cost, message).with(check.tree, priced, "its price"))
 }
@@ -64,7 +64,7 @@ fn cost_of(check: &Checker<'_>, route: &RoutePolicy) -> Option<NodeId> {
 
 // === warnings ===
 
-/// A route that is checked, and where it is declared.
+/// A route to check, and the position of its declaration.
 #[derive(Clone, Copy)]
 pub(super) struct Lint<'a> {
     pub(super) check: &'a Checker<'a>,
@@ -73,7 +73,7 @@ pub(super) struct Lint<'a> {
     pub(super) node: NodeId,
 }
 
-/// Only of a policy without errors; `nodes` belong to `policy.routes`.
+/// Finds the warnings of a policy without errors. `nodes` are the positions of `policy.routes`.
 pub(super) fn warnings(check: &Checker<'_>, policy: &Policy, nodes: &[NodeId]) -> Vec<Diagnostic> {
     let routes = policy.routes.iter().zip(nodes);
     let lints: Vec<_> =
@@ -99,7 +99,7 @@ fn never_matches(earlier: &[Lint<'_>], one: Lint<'_>) -> Option<Diagnostic> {
     let check = one.check;
     let first = earlier.iter().find(|other| other.route.matcher.covers(&one.route.matcher))?;
     let message = format!(
-        "route `{}` can never match: `{}` comes first and takes all of its requests",
+        "route `{}` can never match: `{}` comes first and matches all of its requests",
         one.route.name, first.route.name
     );
     let at = check.tree.child(one.node, "name").unwrap_or(one.node);
@@ -175,11 +175,11 @@ fn unusable_continue(Lint { check, policy, route, node }: Lint<'_>) -> Option<Di
 
 fn unusable_hedge(Lint { check, policy, route, node }: Lint<'_>) -> Option<Diagnostic> {
     let never = route.idempotent == Idempotence::Never && !route.allow_override.idempotent;
-    let addresses = |index: usize| policy.providers[index].addresses.len();
-    let alone = route.all_providers().into_iter().map(addresses).sum::<usize>() == 1;
+    let endpoints = |index: usize| policy.providers[index].addresses.len();
+    let alone = route.all_providers().into_iter().map(endpoints).sum::<usize>() == 1;
     let why = match (never, alone) {
         (true, _) => "no request may be repeated (`idempotent: never`)",
-        (false, true) => "the route has only one address",
+        (false, true) => "the route has only one endpoint",
         (false, false) => return None,
     };
     let at = check.tree.child(node, "hedge").filter(|_| route.hedge.is_some())?;
@@ -201,9 +201,9 @@ fn unpriced(Lint { check, policy, route, node }: Lint<'_>) -> Option<Diagnostic>
     Some(check.tree.on_value(at, message).with(check.tree, named, "the route"))
 }
 
-// === modes of degradation ===
+// === degradation modes ===
 
-/// A problem of a route with one of its modes, unless a part of either could not be read.
+/// A problem of a route with one of its modes; none if a part of either could not be read.
 pub(super) fn mode_problem(
     check: &Checker<'_>,
     route: NodeId,
@@ -230,7 +230,7 @@ fn nothing_stale(Lint { check, policy, route, node }: Lint<'_>) -> Vec<Diagnosti
     let modes = route.degrade.iter().map(|index| &policy.degradations[*index]);
     let problems = modes.filter(stale).filter(|_| route.cache.is_none()).filter_map(|mode| {
         let message = format!(
-            "route `{}` has no `cache`: `serve_stale` of `{}` finds nothing there",
+            "route `{}` has no `cache`, so `serve_stale` of mode `{}` has no effect there",
             route.name, mode.name
         );
         mode_problem(check, node, &mode.name, message)
@@ -244,17 +244,20 @@ fn idle_modes(check: &Checker<'_>, policy: &Policy) -> Vec<Diagnostic> {
     for (index, mode) in policy.degradations.iter().enumerate() {
         let Some(at) = check.declared(&[Degradation::KEY, &mode.name]) else { continue };
         if let Some(kind) = without_effect(mode) {
-            let (name, kind) = (&mode.name, kind.as_str());
-            let message = format!(
-                "`{name}` answers every request with its `respond`: its `{kind}` has no effect"
-            );
+            let name = &mode.name;
+            let kind = match kind {
+                ActionKind::Use => "`use` has",
+                _ => "changes to the request have",
+            };
+            let message =
+                format!("`{name}` sends its `respond` to every request, so its {kind} no effect");
             found.push(check.tree.on_key(at, message));
         }
         let notifies = mode.actions.iter().all(|action| action.kind() == ActionKind::Notify);
         let unused = policy.routes.iter().all(|route| !route.degrade.contains(&index));
         if unused && !notifies {
             let message = format!(
-                "no route has `{}` under `degrade`: only its `notify` actions have an effect",
+                "no route has `{}` under `degrade`, so only `notify` actions of it can take effect",
                 mode.name
             );
             found.push(check.tree.on_key(at, message));

@@ -260,7 +260,8 @@ fn is_enabled(tree: &Tree, node: NodeId) -> bool {
 
 // === sections of named entries ===
 
-/// In the order of their names; in place of one that could not be read stands its default.
+/// The entries of a section, in the order of their names. An entry that could not be read is replaced by
+/// its default.
 fn named<T: Form + NamedSection>(check: &mut Checker<'_>) -> Vec<Declared<T>> {
     let section = T::KEY;
     let names: Vec<_> = check.names.all(section).map(str::to_owned).collect();

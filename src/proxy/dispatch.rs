@@ -1,4 +1,7 @@
 //! Dispatch of a request: degradation modes, admission, attempts.
+//!
+//! `attempt/select.rs` admits an attempt at an endpoint. If it cannot, `attempt/retry.rs` decides
+//! whether the request waits, and `attempt/wait.rs` puts it in its queue or rejects it.
 
 use std::sync::Arc;
 

@@ -182,7 +182,7 @@ impl SnapshotBuilder {
     fn endpoint(
         &self,
         provider: &model::ProviderPolicy,
-        endpoint: &model::Address,
+        endpoint: &model::EndpointPolicy,
     ) -> Result<Endpoint, BuildError> {
         let target = DialTarget::new(
             &endpoint.url,

@@ -32,7 +32,7 @@ type ModelBreakers = BTreeMap<String, Arc<BreakerCell>>;
 /// One URL of a provider, with its credentials.
 #[derive(Debug)]
 pub struct Endpoint {
-    pub policy: model::Address,
+    pub policy: model::EndpointPolicy,
     /// `provider/endpoint`.
     pub key: String,
     pub host: HeaderValue,
@@ -55,7 +55,7 @@ pub struct Endpoint {
 impl Endpoint {
     pub fn new(
         provider: &model::ProviderPolicy,
-        policy: model::Address,
+        policy: model::EndpointPolicy,
         target: Arc<DialTarget>,
         host: HeaderValue,
         registry: &Arc<Live>,
@@ -213,7 +213,7 @@ impl Endpoint {
 
 fn credentials(
     provider: &model::ProviderPolicy,
-    endpoint: &model::Address,
+    endpoint: &model::EndpointPolicy,
     registry: &Live,
 ) -> Vec<Arc<CredentialLive>> {
     let references: Vec<&str> = match &endpoint.auth {

@@ -1,4 +1,6 @@
 //! Whether the thresholds of a benchmark hold, and when a run may end early because one cannot.
+//!
+//! The verdict against another run or the baseline is decided in `resilience/comparison.rs`.
 
 use crate::benchmark::report::{Quantiles, RunFigures, ThresholdResult};
 use crate::policy::section::{Percentile, Threshold, ThresholdMeasure, TimedFigure};

@@ -1,4 +1,5 @@
-//! A queue of the policy: its bounds in the wait queue, and the metrics of its classes.
+//! A queue of the policy: its bounds in the wait queue, and the metrics of its classes. The rules that
+//! reject a request are in `resilience/queue/waiters.rs`.
 
 pub mod wait_queue;
 

@@ -148,19 +148,19 @@ fn lay_under(tree: &mut Tree, entry: NodeId, map: NodeId) {
     }
 }
 
-/// Copies a value with everything below it, for another parent. With a `key`, which takes the place of
-/// `${key}`, the copy is located at the key.
+/// Copies a value with everything below it, for another parent. A `key` replaces `${key}`, and the
+/// copy then has the position of the key.
 fn copy(tree: &mut Tree, source: NodeId, parent: NodeId, key: Option<NodeId>) -> NodeId {
     let replaced = key.filter(|_| tree.text(source) == Some(KEY));
-    let (content, place) = (replaced.unwrap_or(source), key.unwrap_or(source));
+    let (content, position) = (replaced.unwrap_or(source), key.unwrap_or(source));
     let step = match &tree.node(source).step {
         TreeStep::Key { text, .. } => {
-            TreeStep::Key { text: text.clone(), span: tree.key_span(place) }
+            TreeStep::Key { text: text.clone(), span: tree.key_span(position) }
         }
         step => step.clone(),
     };
-    let (kind, span) = (tree.node(content).kind.clone(), tree.node(place).span.clone());
-    let node = Node { file: tree.node(place).file, parent: Some(parent), step, span, kind };
+    let (kind, span) = (tree.node(content).kind.clone(), tree.node(position).span.clone());
+    let node = Node { file: tree.node(position).file, parent: Some(parent), step, span, kind };
     let id = tree.push(node);
     let children: Vec<_> = tree.children(content).collect();
     let below = key.filter(|_| replaced.is_none());

@@ -1,8 +1,9 @@
-//! The state that all forms share while a policy is read: the tree, the problems, files and secrets.
+//! The checker: the tree that is read, the problems found so far, and access to secrets and files.
 //!
-//! Reading does not stop at the first problem. A value with a problem is replaced by its default, so
-//! that all problems are reported together; the resulting policy is not used. A value that cannot be
-//! read is marked (`Checker::damaged`), and problems that would only follow from it are not reported.
+//! Every form reads its value through one `Checker`. Reading continues after a problem, with the
+//! default value, so that all problems are reported together; the resulting policy is not used. The
+//! checker remembers each value that cannot be read (`Checker::damaged`), because problems that only
+//! follow from it are not reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,15 +18,15 @@ use crate::policy::yaml::diagnostic::Diagnostic;
 use crate::policy::yaml::tree::{Kind, NodeId, Tree};
 use crate::policy::yaml::units::show_duration;
 
-/// Problems of one file that are listed.
-const MOST: usize = 200;
+/// Problems that are reported of one file.
+const MAX_PROBLEMS: usize = 200;
 
 /// Where secrets and certificates come from.
 pub trait Sources {
     fn env(&self, name: &str) -> Option<String>;
     /// The implementation resolves relative paths.
     fn file(&self, path: &Path) -> io::Result<Vec<u8>>;
-    /// A file without secrets, which is there wherever the policy is checked.
+    /// Reads a file without secrets, which exists wherever the policy is checked.
     fn data_file(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.file(path)
     }
@@ -37,13 +38,13 @@ pub struct Checker<'a> {
     pub problems: Vec<Diagnostic>,
     pub files_read: BTreeSet<PathBuf>,
     pub names: SectionNames,
-    /// Of each file that could be read.
+    /// The root of each file that could be read.
     pub roots: Vec<NodeId>,
-    /// A part of the policy could not be read: a name that seems to be missing may be declared there.
+    /// A part of the policy could not be read, so a name that seems to be missing may be declared there.
     pub incomplete: bool,
     /// Values that could not be read, and the maps and lists around them.
     damaged: BTreeSet<NodeId>,
-    /// Problems of each file.
+    /// The number of problems of each file.
     counts: BTreeMap<usize, usize>,
 }
 
@@ -69,16 +70,17 @@ impl<'a> Checker<'a> {
 
     // === problems ===
 
-    /// Reports a problem with the value at `node`; its message may be made only when it is listed.
+    /// Reports a problem with the value at `node`. `problem` is called only if the problem is listed.
     pub fn report(&mut self, node: NodeId, problem: impl FnOnce(&Tree) -> Diagnostic) {
         let file = self.tree.node(node).file;
         let count = self.counts.entry(file).or_default();
         *count += 1;
         match *count {
-            count if count <= MOST => self.problems.push(problem(self.tree)),
-            count if count == MOST + 1 => {
-                let message =
-                    format!("more than {MOST} problems: the rest of this file is not listed");
+            count if count <= MAX_PROBLEMS => self.problems.push(problem(self.tree)),
+            count if count == MAX_PROBLEMS + 1 => {
+                let message = format!(
+                    "more than {MAX_PROBLEMS} problems: the rest of this file is not listed"
+                );
                 self.problems.push(self.tree.in_file(file, 0..0, message));
             }
             _ => {}
@@ -89,7 +91,7 @@ impl<'a> Checker<'a> {
         self.report(node, |tree| tree.on_value(node, message));
     }
 
-    /// As `error`; there is no value.
+    /// Reports an error, and returns `None` as the value.
     pub fn reject<T>(&mut self, node: NodeId, message: impl Into<String>) -> Option<T> {
         self.error(node, message);
         None
@@ -99,18 +101,18 @@ impl<'a> Checker<'a> {
         self.report(node, |tree| tree.on_key(node, message));
     }
 
-    /// The value cannot be read: what would follow from its absence is not reported.
+    /// Reports a value that cannot be read, and suppresses problems that would follow from its absence.
     pub fn unreadable(&mut self, node: NodeId, problem: impl FnOnce(&Tree) -> Diagnostic) {
         self.report(node, problem);
         self.damaged.extend(self.tree.ancestors(node));
     }
 
-    /// Something at or below the node could not be read.
+    /// Whether a value at or below the node could not be read.
     pub fn damaged(&self, node: NodeId) -> bool {
         self.damaged.contains(&node)
     }
 
-    /// `expected a size like `64KiB`, found a list`.
+    /// Reports a value of the wrong kind: `expected a size like `64KiB`, found a list`.
     pub fn unexpected(&mut self, node: NodeId, expected: &str) {
         let found = match &self.tree.node(node).kind {
             _ if self.tree.is_null(node) => {
@@ -133,6 +135,7 @@ impl<'a> Checker<'a> {
         });
     }
 
+    /// Reports a word that is not one of `known`, with the closest of them.
     pub fn unknown_word(&mut self, node: NodeId, word: &str, known: &[&str]) {
         let message = format!("unknown value `{word}`: expected {}", listed(known.iter().copied()));
         let label = did_you_mean(word, known.iter().copied());
@@ -141,7 +144,8 @@ impl<'a> Checker<'a> {
 
     // === values ===
 
-    /// A map whose keys are all known; an empty value is a map without keys.
+    /// Checks that the value is a map, and reports each key that is not one of `known`. An empty value is a
+    /// map without keys.
     pub fn map(&mut self, node: NodeId, known: &[&'static str]) -> Option<()> {
         for child in self.entries(node)? {
             let key = self.tree.key(child).unwrap_or_default();
@@ -166,7 +170,7 @@ impl<'a> Checker<'a> {
         });
     }
 
-    /// One key of the section at `node`: its value, else its default.
+    /// Reads one key of the section at `node`. Returns its default if it is absent or has a problem.
     pub fn field<M, F: Form<M>>(
         &mut self,
         node: NodeId,
@@ -190,7 +194,7 @@ impl<'a> Checker<'a> {
         default
     }
 
-    /// Reports that a required key is not there.
+    /// Reports that a required key is missing.
     pub fn missing(&mut self, node: NodeId, key: &str, example: &str) {
         let message = match example {
             "" => format!("missing key `{key}`"),
@@ -199,6 +203,7 @@ impl<'a> Checker<'a> {
         self.error_on_key(node, message);
     }
 
+    /// Reports a value outside of its bounds.
     pub fn bounded<M, F: Bounded<M>>(
         &mut self,
         value: &M,
@@ -213,7 +218,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The text of a single value; `expected` names it in a message.
+    /// Reads the text of a scalar; `expected` describes it in a message.
     pub fn text(&mut self, node: NodeId, expected: &str) -> Option<&'a str> {
         let tree = self.tree;
         match tree.text(node) {
@@ -225,7 +230,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// A text that `parse` understands.
+    /// Reads a text and parses it.
     pub fn parsed<T>(
         &mut self,
         node: NodeId,
@@ -242,7 +247,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// One of the words of an enum.
+    /// Reads one of the words of an enum.
     pub fn word<T: Copy>(
         &mut self,
         node: NodeId,
@@ -266,7 +271,7 @@ impl<'a> Checker<'a> {
         matches!(self.tree.node(node).kind, Kind::List { .. })
     }
 
-    /// A list.
+    /// The items of a list; reports any other value.
     pub fn list(&mut self, node: NodeId) -> Option<impl Iterator<Item = NodeId> + use<'a>> {
         if !self.is_list(node) {
             self.unexpected(node, "a list");
@@ -276,7 +281,7 @@ impl<'a> Checker<'a> {
         Some(tree.children(node))
     }
 
-    /// A map, or nothing.
+    /// The entries of a map, none for an empty value; reports any other value.
     pub fn entries(&mut self, node: NodeId) -> Option<impl Iterator<Item = NodeId> + use<'a>> {
         if !self.is_map(node) && !self.tree.is_null(node) {
             self.unexpected(node, "a map");
@@ -288,7 +293,7 @@ impl<'a> Checker<'a> {
 
     // === rules of `section!` ===
 
-    /// A list or map has entries; silent where one could not be read.
+    /// Reports a list or map without entries, unless an entry could not be read.
     pub fn some(&mut self, node: NodeId, message: &str) {
         let collection = self.is_list(node) || self.is_map(node) || self.tree.is_null(node);
         if collection && self.tree.children(node).next().is_none() && !self.damaged(node) {
@@ -296,7 +301,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The second of two durations of the section at `node` is not shorter than the first.
+    /// Reports the second of two durations of the section at `node` if it is shorter than the first.
     pub fn in_order(&mut self, node: NodeId, keys: [&str; 2], times: [Duration; 2]) {
         let written = keys.into_iter().rev().find_map(|key| self.tree.child(node, key));
         if let (Some(at), true) = (written, times[0] > times[1]) {
@@ -305,7 +310,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// A list has no name, or word, twice; `what` is an element in a message.
+    /// Reports each name or word that a list has twice; `what` describes an item in the message.
     pub fn once(&mut self, node: NodeId, what: &str) {
         let (tree, mut found) = (self.tree, BTreeSet::new());
         for item in tree.children(node) {
@@ -316,12 +321,12 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The keys of the section at `node`, of those in `keys`, that are given.
+    /// Those of `keys` that the section at `node` has.
     pub fn given(&self, node: NodeId, keys: &[&'static str]) -> Vec<&'static str> {
         keys.iter().copied().filter(|key| self.tree.child(node, key).is_some()).collect()
     }
 
-    /// The only one of `given`; else it is reported.
+    /// The single item of `given`; reports none and several.
     pub fn only<T: Copy>(&mut self, node: NodeId, what: &str, given: &[T]) -> Option<T> {
         match given {
             [only] => return Some(*only),
@@ -332,12 +337,12 @@ impl<'a> Checker<'a> {
         None
     }
 
-    /// The value under these keys, in the file that has it.
+    /// The value under these keys, in the first file that has it.
     pub fn declared(&self, keys: &[&str]) -> Option<NodeId> {
         self.roots.iter().find_map(|root| self.tree.below(*root, keys))
     }
 
-    // === the outside ===
+    // === environment and files ===
 
     pub fn env(&self, name: &str) -> Option<String> {
         self.sources.env(name)
@@ -348,7 +353,7 @@ impl<'a> Checker<'a> {
         self.file_content(node, path, read)
     }
 
-    /// A file without secrets.
+    /// Reads a file without secrets.
     pub fn data_file(&mut self, node: NodeId, path: &Path) -> Option<Vec<u8>> {
         let read = self.sources.data_file(path);
         self.file_content(node, path, read)

@@ -1,10 +1,9 @@
-//! The values of a policy as one list of rows: a path (`providers.openai.timeouts.connect`) and a
-//! text, as people would write them.
+//! Displays a policy as a list of rows: a path (`providers.openai.timeouts.connect`), and the value in
+//! the syntax of the policy.
 //!
-//! `diff`, `explain` and `fingerprint` work on this list alone, so that a key that is declared is
-//! known to all three. No row holds a secret. A credential is shown by its reference
-//! (`env:OPENAI_KEY`), an inline value that may be one not at all; both carry a digest, so that a
-//! changed secret is noticed.
+//! `diff`, `explain` and `fingerprint` read only this list, so all three know every declared key. No
+//! row has a secret. A credential is shown by its reference (`env:OPENAI_KEY`); an inline value that
+//! may be a credential is not shown. Both have a digest, so that a changed secret is noticed.
 
 use sha2::{Digest, Sha256};
 
@@ -19,7 +18,7 @@ pub struct Row {
     /// The paths under which the key may be declared, as in `Locations`; the first that exists is used.
     pub written: Vec<String>,
     pub text: String,
-    /// Of a value that is not shown.
+    /// The digest of a value that is not shown.
     pub digest: Option<Hidden>,
     /// Paths of the entries that the value names: `retries.slow`.
     pub names: Vec<String>,
@@ -51,7 +50,7 @@ impl Hidden {
     }
 }
 
-/// An entry with a name of its own, in a list or map whose order may count.
+/// A named entry of a list or map whose order may matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// `providers`
@@ -82,42 +81,44 @@ impl<'p> Display<'p> {
 
     // === values, each a row ===
 
+    /// Adds a row.
     pub fn text(&mut self, text: impl Into<String>) {
         self.row(text.into(), None, Vec::new());
     }
 
-    /// A value that is not set.
+    /// Adds a row for a value that is not set.
     pub fn none(&mut self) {
         self.text("none");
     }
 
-    /// A secret: its reference is shown, its value is only compared.
+    /// Adds a row for a secret: its reference is shown, and a digest of its value is compared.
     pub fn secret(&mut self, reference: impl Into<String>, value: &[u8]) {
         self.row(reference.into(), Some(Hidden::Local(digest(value))), Vec::new());
     }
 
-    /// A value of the policy that may be a secret: `text` is shown instead of it.
+    /// Adds a row for an inline value that may be a secret: `text` is shown instead of it.
     pub fn inline(&mut self, text: impl Into<String>, value: &[u8]) {
         self.row(text.into(), Some(Hidden::Inline(digest(value))), Vec::new());
     }
 
-    /// The name of an entry of a section.
+    /// Adds a row with the name of an entry of a section.
     pub fn name(&mut self, section: &str, index: usize) {
         self.name_with(section, index, "");
     }
 
-    /// As `name`, followed by `more`.
+    /// Adds a row with the name of an entry of a section, followed by `more`.
     pub fn name_with(&mut self, section: &str, index: usize, more: &str) {
         let name = (self.names)(section, index);
         let path = child_path(section, &name);
         self.row(format!("{name}{more}"), None, vec![path]);
     }
 
+    /// The name of an entry of a section.
     pub fn name_of(&self, section: &str, index: usize) -> String {
         (self.names)(section, index)
     }
 
-    /// Values that are one text each, joined in one row.
+    /// Adds one row that joins several values.
     pub fn joined<M, F: Form<M>>(&mut self, values: &[M]) {
         let mut out = Display::new(self.names);
         for value in values {
@@ -136,7 +137,7 @@ impl<'p> Display<'p> {
 
     // === keys ===
 
-    /// A key of a section; `shown` replaces its value.
+    /// Adds the rows of a key of a section; `shown` replaces its value.
     pub fn field<M, F: Form<M>>(&mut self, key: &str, value: &M, shown: Option<&'static str>) {
         if F::FLATTENED {
             return F::show(value, self);
@@ -147,18 +148,20 @@ impl<'p> Display<'p> {
         });
     }
 
+    /// Adds the rows that `show` adds, below a key.
     pub fn key(&mut self, key: &str, show: impl FnOnce(&mut Self)) {
         let written = self.written.iter().map(|path| child_path(path, key)).collect();
         self.below(child_path(&self.path, key), written, show);
     }
 
-    /// An element of a list, by its index.
+    /// Adds the rows of a list item, identified by its index.
     pub fn item(&mut self, index: usize, show: impl FnOnce(&mut Self)) {
         let written = self.written.iter().map(|path| format!("{path}[{index}]")).collect();
         self.below(format!("{}[{index}]", self.path), written, show);
     }
 
-    /// An entry of a map or list, identified by its name, or by its index if it is declared without one.
+    /// Adds the rows of an entry of a map or list, identified by its name. It may be declared by its name
+    /// or by its index.
     pub fn entry(&mut self, name: &str, index: usize, show: impl FnOnce(&mut Self)) {
         let path = child_path(&self.path, name);
         self.entries.push(Entry { list: self.path.clone(), path: path.clone() });
@@ -168,7 +171,7 @@ impl<'p> Display<'p> {
         self.below(path, written, show);
     }
 
-    /// The value may also be declared under these paths, outside of the enclosing section.
+    /// Adds rows of a value that may also be declared under these paths, outside of its section.
     pub fn also_written(&mut self, paths: &[String], show: impl FnOnce(&mut Self)) {
         let before = self.written.clone();
         self.written.extend_from_slice(paths);
@@ -176,6 +179,7 @@ impl<'p> Display<'p> {
         self.written = before;
     }
 
+    /// The paths under which the current value may be declared.
     pub fn written(&self) -> &[String] {
         &self.written
     }
@@ -187,11 +191,12 @@ impl<'p> Display<'p> {
         (self.path, self.written) = (path, written);
     }
 
+    /// The path of the current value.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// One value, or all of a section's, as one text: `500/min`, `above 0.5, over 30s`.
+    /// Shows a value or a whole section on one line: `500/min`, `above 0.5, over 30s`.
     pub fn one_line<M, F: Form<M>>(&self, value: &M) -> String {
         let mut out = Display::new(self.names);
         F::show(value, &mut out);
@@ -199,7 +204,7 @@ impl<'p> Display<'p> {
     }
 }
 
-/// Rows in one text: `shed low`, `respond { status: 503, body: none }`.
+/// Joins rows on one line: `shed low`, `respond { status: 503, body: none }`.
 pub fn one_line(rows: &[Row]) -> String {
     let join = |between: &str, skip: usize| {
         let words = rows.iter().map(|row| format!("{}{between}{}", &row.path[skip..], row.text));
@@ -217,7 +222,7 @@ pub fn one_line(rows: &[Row]) -> String {
     }
 }
 
-/// The rows of a value that names no other part of the policy.
+/// The rows of a value that refers to no other part of the policy.
 pub fn rows_of<M, F: Form<M>>(value: &M) -> Vec<Row> {
     let mut out = Display::new(&|_, _| String::new());
     F::show(value, &mut out);

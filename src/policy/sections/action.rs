@@ -1,4 +1,4 @@
-//! `actions` of a mode of degradation: what it does, in order.
+//! `actions` of a degradation mode: its effects, in order.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ one_of! {
     pub enum Action as ActionKind, one action {
         /// Reduced functionality: the request is changed before a provider's own rewriting.
         Reduce "reduce": Box<Reduction> as Reduction;
-        /// These providers, in order, in place of the route's; at least one.
+        /// These providers, in order, instead of the route's; at least one.
         // Indices into `Policy::providers`.
         Use "use": Vec<usize> as Vec<NameOf<ProviderPolicy>>, where once("the provider"),
             where some("no provider: expected at least one, like `[local]`");
@@ -67,7 +67,7 @@ impl<T: Form> Form for Box<T> {
     }
 }
 
-/// No action is there twice, or is never reached.
+/// Reports actions that a mode has twice, and actions that are never reached.
 pub fn consistent_actions(list: NodeId, check: &mut Checker<'_>) {
     let (tree, mut before) = (check.tree, Vec::<(NodeId, ActionKind)>::new());
     for node in tree.children(list) {
@@ -97,7 +97,7 @@ pub fn consistent_actions(list: NodeId, check: &mut Checker<'_>) {
 #[derive(Clone, Debug, Default)]
 pub struct Reduction {
     pub rewrite: Rewrite,
-    /// The application's name of a model and that of another that it could have requested.
+    /// Pairs of model names: the one that the application requests, and its replacement.
     pub models: Vec<(String, String)>,
     pub headers: Headers,
 }
@@ -137,7 +137,7 @@ impl Form<Box<Reduction>> for Reduction {
         let Reduction { rewrite: Rewrite { path, body }, models, headers } = (**value).clone();
         let before = out.rows.len();
         ReductionKeys::show(&ReductionKeys { body, models, headers, path }, out);
-        // Only the changes that it makes.
+        // Leave out the changes that it does not make.
         let mut index = 0;
         out.rows.retain(|row| {
             index += 1;
@@ -327,7 +327,7 @@ text_form! {
     }
 }
 
-/// Each `{{...}}` must be known.
+/// Reports each `{{...}}` that is not a placeholder.
 fn placeholders(node: NodeId, text: &str, check: &mut Checker<'_>) {
     for after in text.split("{{").skip(1) {
         let Some((name, _)) = after.split_once("}}") else { continue };

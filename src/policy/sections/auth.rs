@@ -70,7 +70,7 @@ section! {
         /// `${env:NAME}` or `${file:PATH}`; with several, requests are distributed over them.
         value: Vec<Resolved> as Required<OneOrMany<Resolved>>, like "\"${env:API_KEY}\"",
             where some("no credential: expected at least one, like `${env:API_KEY}`");
-        /// Paths below the provider's URL where it is sent as `Authorization: Bearer` instead, as for the API of another vendor beside the provider's own.
+        /// Paths below the provider's URL to which it is sent as `Authorization: Bearer` instead, such as those of another vendor's API that the provider serves too.
         bearer_on: Vec<PathPattern>;
     }
 }

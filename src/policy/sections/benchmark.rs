@@ -196,7 +196,7 @@ section! {
         headers: Vec<(HeaderName, SetHeader)> as Map<HeaderName, SetHeader>;
         /// The body as a text.
         body: Option<String>;
-        /// The body as JSON, in place of `body`.
+        /// The body as JSON, instead of `body`.
         json: Option<JsonText>;
     }
 }

@@ -62,7 +62,7 @@ section! {
     for SlowRule, finish one_limit {
         /// An attempt is slow whose first byte takes longer.
         slower_than: Duration = 20 * SECOND, in MS..=HOUR;
-        /// In place of `slower_than`: an attempt is slow that takes more than this many times the 95th percentile that is usual for its route, provider and model. Nothing counts while that is not known.
+        /// Replaces `slower_than`: an attempt is slow if it takes more than this many times the usual 95th percentile of its route, provider and model. While that is not known, no attempt is counted.
         slower_than_baseline: Option<f64> = None => "none", in 1.0..=100.0;
         /// The share of slow attempts.
         above: f64 as Share = 0.8, in ABOVE_NONE..=1.0;

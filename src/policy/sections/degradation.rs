@@ -27,7 +27,7 @@ const ROUTES: &str = "routes";
 pub const MOST_MODES: usize = 64;
 
 section! {
-    /// A mode of degradation.
+    /// A degradation mode.
     #[derive(Clone, Debug)]
     pub struct Degradation, finish consistent {
         /// Whether the mode is used.
@@ -56,7 +56,7 @@ fn consistent(_: &mut Degradation, node: NodeId, check: &mut Checker<'_>) {
 }
 
 impl Degradation {
-    /// In place of one that could not be read.
+    /// Replaces a mode that could not be read.
     pub fn stand_in() -> Degradation {
         Degradation {
             enabled: true,
@@ -185,8 +185,8 @@ text_form! {
                     });
                     None
                 }
-                (Some(place), None) => Some(place.map_or(Of::Disabled, Of::Route)),
-                (None, Some(place)) => place.map(Of::Provider),
+                (Some(index), None) => Some(index.map_or(Of::Disabled, Of::Route)),
+                (None, Some(index)) => index.map(Of::Provider),
                 (None, None) => {
                     let all = check.names.all(ROUTES).chain(check.names.all(ProviderPolicy::KEY));
                     let all: Vec<_> = all.map(str::to_owned).collect();

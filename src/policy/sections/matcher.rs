@@ -4,7 +4,7 @@
 //! is compared as received, with its percent-encoding and without the query: the path that is
 //! matched is the path that is forwarded, and two spellings of one path, which the provider may
 //! tell apart, are two paths. A host has no port and no case (RFC 9110, 4.2.3). A regular
-//! expression may match anywhere in the text; `^` and `$` tie it to the ends.
+//! expression may match anywhere in the text; `^` and `$` anchor it.
 
 use std::fmt;
 
@@ -63,7 +63,7 @@ pub enum HostPattern {
 pub enum HeaderMatch {
     Exact(String),
     Regex(Regex),
-    /// Whether the header is there.
+    /// `true`: the header must be present; `false`: it must be absent.
     Present(bool),
 }
 
@@ -284,7 +284,7 @@ section! {
     /// A regular expression for the path.
     #[derive(Clone, Debug)]
     pub struct PathRegex {
-        /// May match anywhere; `^` and `$` tie it to the ends.
+        /// May match anywhere; `^` and `$` anchor it.
         regex: Regex as Pattern, like "^/v[12]/";
     }
 }
@@ -347,9 +347,9 @@ section! {
     /// One of the two.
     #[derive(Clone, Debug)]
     pub struct HeaderCondition, finish one_of_two {
-        /// May match anywhere; `^` and `$` tie it to the ends.
+        /// May match anywhere; `^` and `$` anchor it.
         regex: Option<Regex> as Option<Pattern>;
-        /// Whether the header is there.
+        /// `true`: the header must be present; `false`: it must be absent.
         present: Option<bool>;
     }
 }

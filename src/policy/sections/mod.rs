@@ -175,7 +175,7 @@ pub mod model {
         SlowerThanBaseline,
     };
     pub use super::matcher::{Match, PathPattern};
-    pub use super::provider::{Address, Capacity, ProviderPolicy, Timeouts};
+    pub use super::provider::{Capacity, EndpointPolicy, ProviderPolicy, Timeouts};
     pub use super::queue::{Accept, Callbacks, Class, ClassOf, Durable, Queue, QueueFlow};
     pub use super::response::{
         BodyCheck, Buffer, ClassifyRule, Commit, Mark, OnCut, Price, Stream, Usage,

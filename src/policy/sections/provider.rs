@@ -31,7 +31,7 @@ section! {
         /// A well-known provider, whose keys apply where this policy has none: its URL, the form of its credential and more. `outrigger explain` shows them.
         preset: Option<&'static Preset> as OrNone<PresetName>;
         /// At least one.
-        addresses: Vec<Address> as Endpoints;
+        addresses: Vec<EndpointPolicy> as Endpoints;
         /// Changes to the headers of each request.
         headers: Headers;
         /// How the provider's certificate is verified, and what the sidecar presents.
@@ -56,7 +56,7 @@ section! {
         breaker_index "breaker": Option<usize> as OrDefault<Breaker>;
         /// A name under `retries`, or `none`; overrides the route's.
         retry_index "retry": Option<Option<usize>> as Option<OrDefault<Retry>> = None => "the route's";
-        /// The POST requests that only generate, by the ends of their paths: under `idempotent: auto` they may be repeated here, and at other providers that have the same word.
+        /// The POST requests that only generate, by the ends of their paths: under `idempotent: auto` they may be repeated here, and at other providers that list the same kind.
         generates: Vec<GenerationKind>, where once("the generation");
         /// Segments of paths, such as `files`, whose resources exist only at the provider that created them.
         stateful: Vec<String>;
@@ -138,13 +138,13 @@ impl ProviderPolicy {
 
 /// An endpoint of a provider with its credentials. Its name is part of the keys of live state.
 #[derive(Clone, Debug)]
-pub struct Address {
+pub struct EndpointPolicy {
     pub name: String,
     pub url: Url,
     /// At least 1.
     pub weight: u32,
     pub auth: Auth,
-    /// Nothing is said about credentials: the routes decide.
+    /// Neither `auth` nor `key` is set: the routes decide about credentials.
     pub bare: bool,
 }
 
@@ -154,13 +154,13 @@ section! {
     pub struct EndpointKeys {
         /// The endpoint's name in state keys and metrics.
         name: Option<String> as Option<EndpointName> = None => "the URL's host:port";
-        /// Its path is put before the path of each request.
+        /// The URL that requests are sent to; its path is put before theirs.
         url: Url, like "https://api.example.com";
-        /// Its share of the attempts.
+        /// Its share of the attempts, relative to the other weights.
         weight: u32 = 1, in 1..=1_000_000;
-        /// Its credentials, in place of the provider's.
+        /// Its credentials, instead of the provider's.
         auth: Option<Auth>;
-        /// In place of `auth`, with a `preset` of the provider.
+        /// Replaces `auth` where the provider has a `preset`.
         key: Vec<Resolved> as OneOrMany<Resolved>;
     }
 }
@@ -190,17 +190,17 @@ fn endpoint_name(text: &str) -> Result<String, String> {
 #[derive(Debug)]
 pub struct Endpoints;
 
-impl Form<Vec<Address>> for Endpoints {
+impl Form<Vec<EndpointPolicy>> for Endpoints {
     const FLATTENED: bool = true;
 
-    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<Address>> {
+    fn read(node: NodeId, check: &mut Checker<'_>) -> Option<Vec<EndpointPolicy>> {
         let tree = check.tree;
         let auth = tree.child(node, "auth").and_then(|at| Auth::read(at, check));
-        key_in_place(node, node, check);
+        report_unused_key(node, node, check);
         let found = match (tree.child(node, "url"), tree.child(node, "endpoints")) {
             (Some(url), None) => {
                 let url = Url::read(url, check);
-                url.map(|url| address(None, url, 1, auth)).into_iter().collect()
+                url.map(|url| endpoint(None, url, 1, auth)).into_iter().collect()
             }
             (None, Some(list)) => endpoints(list, auth.as_ref(), check),
             (Some(_), Some(list)) => {
@@ -218,7 +218,7 @@ impl Form<Vec<Address>> for Endpoints {
         Some(found)
     }
 
-    fn absent() -> Option<Vec<Address>> {
+    fn absent() -> Option<Vec<EndpointPolicy>> {
         Some(Vec::new())
     }
 
@@ -226,7 +226,7 @@ impl Form<Vec<Address>> for Endpoints {
         out.extend(["url", "endpoints", "auth", "key"]);
     }
 
-    fn show(value: &Vec<Address>, out: &mut Display<'_>) {
+    fn show(value: &Vec<EndpointPolicy>, out: &mut Display<'_>) {
         let at_provider =
             out.written().iter().map(|path| format!("{path}.auth")).collect::<Vec<_>>();
         if let [only] = value.as_slice()
@@ -237,12 +237,12 @@ impl Form<Vec<Address>> for Endpoints {
             return out.key("auth", |out| Auth::show(&only.auth, out));
         }
         out.key("endpoints", |out| {
-            for (index, address) in value.iter().enumerate() {
-                out.entry(&address.name, index, |out| {
-                    out.key("url", |out| Url::show(&address.url, out));
-                    out.key("weight", |out| out.text(address.weight.to_string()));
+            for (index, endpoint) in value.iter().enumerate() {
+                out.entry(&endpoint.name, index, |out| {
+                    out.key("url", |out| Url::show(&endpoint.url, out));
+                    out.key("weight", |out| out.text(endpoint.weight.to_string()));
                     out.key("auth", |out| {
-                        out.also_written(&at_provider, |out| Auth::show(&address.auth, out));
+                        out.also_written(&at_provider, |out| Auth::show(&endpoint.auth, out));
                     });
                 });
             }
@@ -259,12 +259,12 @@ impl Form<Vec<Address>> for Endpoints {
         vec![
             KeyText::optional(
                 "url",
-                "Its path is put before the path of each request.",
+                "The URL that requests are sent to; its path is put before theirs.",
                 Url::describe(out),
             ),
             KeyText::optional(
                 "endpoints",
-                "In place of `url`, where there are several.",
+                "Replaces `url` where the provider has several.",
                 <Vec<EndpointKeys>>::describe(out),
             ),
             KeyText {
@@ -273,7 +273,7 @@ impl Form<Vec<Address>> for Endpoints {
             },
             KeyText::optional(
                 "key",
-                "In place of `auth`, with a `preset`, which knows the form of the credential; with several, requests are distributed over them.",
+                "Replaces `auth` where the provider has a `preset`, which knows the form of the credential; with several, requests are distributed over them.",
                 <OneOrMany<Resolved> as Form<Vec<Resolved>>>::describe(out),
             ),
         ]
@@ -290,9 +290,9 @@ fn missing_url(node: NodeId, check: &mut Checker<'_>) {
     check.missing(node, "url", known.map_or("https://api.example.com", Preset::url));
 }
 
-/// A preset has turned each `key` into an `auth`. The `key` of a provider or endpoint that is still
-/// there has no preset, or an `auth` beside it.
-fn key_in_place(node: NodeId, provider: NodeId, check: &mut Checker<'_>) {
+/// Reports a `key` that no preset has turned into an `auth`: its provider has no preset, or an `auth`
+/// of its own.
+fn report_unused_key(node: NodeId, provider: NodeId, check: &mut Checker<'_>) {
     let tree = check.tree;
     let Some(key) = tree.child(node, "key") else { return };
     let preset = tree.child(provider, "preset");
@@ -310,31 +310,31 @@ fn key_in_place(node: NodeId, provider: NodeId, check: &mut Checker<'_>) {
     }
 }
 
-fn endpoints(list: NodeId, auth: Option<&Auth>, check: &mut Checker<'_>) -> Vec<Address> {
+fn endpoints(list: NodeId, auth: Option<&Auth>, check: &mut Checker<'_>) -> Vec<EndpointPolicy> {
     check.some(list, "no endpoint: expected at least one, like `{ url: https://api.example.com }`");
-    let mut found: Vec<(NodeId, Address)> = Vec::new();
+    let mut found: Vec<(NodeId, EndpointPolicy)> = Vec::new();
     for node in check.list(list).into_iter().flatten() {
-        let Some(endpoint) = EndpointKeys::read(node, check) else { continue };
-        let EndpointKeys { name, url, weight, auth: own, .. } = endpoint;
+        let Some(keys) = EndpointKeys::read(node, check) else { continue };
+        let EndpointKeys { name, url, weight, auth: own, .. } = keys;
         let provider = check.tree.parent(list).unwrap_or(list);
-        key_in_place(node, provider, check);
-        let address = address(name, url, weight, own.or_else(|| auth.cloned()));
-        if let Some((first, _)) = found.iter().find(|(_, other)| other.name == address.name) {
-            let (first, name) = (*first, &address.name);
+        report_unused_key(node, provider, check);
+        let endpoint = endpoint(name, url, weight, own.or_else(|| auth.cloned()));
+        if let Some((first, _)) = found.iter().find(|(_, other)| other.name == endpoint.name) {
+            let (first, name) = (*first, &endpoint.name);
             let message = format!("two endpoints are named `{name}`: give each its own `name`");
             check.report(node, |tree| {
                 tree.on_value(node, message).with(tree, first, "the first one")
             });
         }
-        found.push((node, address));
+        found.push((node, endpoint));
     }
-    found.into_iter().map(|(_, address)| address).collect()
+    found.into_iter().map(|(_, endpoint)| endpoint).collect()
 }
 
-fn address(name: Option<String>, url: Url, weight: u32, auth: Option<Auth>) -> Address {
+fn endpoint(name: Option<String>, url: Url, weight: u32, auth: Option<Auth>) -> EndpointPolicy {
     let name = name.unwrap_or_else(|| name_of(&url));
     let bare = auth.is_none();
-    Address { name, url, weight, auth: auth.unwrap_or(Auth::None), bare }
+    EndpointPolicy { name, url, weight, auth: auth.unwrap_or(Auth::None), bare }
 }
 
 /// Its host and port.

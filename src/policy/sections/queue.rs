@@ -1,7 +1,7 @@
 //! The section `queues`: where requests wait for capacity, and which of them become jobs.
 //!
-//! A class is referred to by its name or by its position in the list, so a number cannot be the name
-//! of one. The headers that choose classes and flows are never those that carry a credential.
+//! A request names its class by the class's name or by its position in the list, so a number is not a
+//! valid name. A header that carries a credential cannot select a class or a flow.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ section! {
     /// The class of a request.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct ClassOf {
-        /// A header with the name of a class, or its position.
+        /// A header whose value is the name or the position of a class.
         header: Option<HeaderName> as Option<OpenHeader>;
         /// The class of requests that name none.
         default: Option<String> = None => "normal, else the last of classes";
@@ -97,7 +97,7 @@ section! {
     pub struct Callbacks {
         /// URLs like `https://app.internal/hooks/**`: scheme, host and port must be equal; in the path `*` stands for one segment and `**` for the rest.
         allow: Vec<Callback> as Required<Vec<Callback>>, like "[\"https://app.internal/**\"]";
-        /// Whether a host may have a private address. Addresses, and names that are private themselves (`app`, `localhost`, `*.internal`, `*.local`), always may.
+        /// Whether a name may resolve to a private IP address. Names that are private themselves (`app`, `localhost`, `*.internal`, `*.local`), and IP addresses in the URL, may be private in any case.
         private_addresses: bool = false;
         /// Signs each post (Standard Webhooks), like `${env:WEBHOOK_SECRET}`; without it posts are unsigned.
         secret: Option<Secret>;
@@ -165,7 +165,7 @@ impl Default for Durable {
     }
 }
 
-/// `class.default` is one of `classes`.
+/// Checks that `class.default` is one of `classes`, and finds its position.
 fn class_of_others(queue: &mut Queue, node: NodeId, check: &mut Checker<'_>) {
     let position = |name: &str| queue.classes.iter().position(|class| class.name == name);
     let usual = position("normal").unwrap_or(queue.classes.len().saturating_sub(1));
@@ -174,7 +174,7 @@ fn class_of_others(queue: &mut Queue, node: NodeId, check: &mut Checker<'_>) {
         return;
     };
     let found = position(name);
-    // It may be one of those that could not be read.
+    // The class may be one that could not be read.
     let list = check.tree.child(node, "classes");
     let lost = list.is_some_and(|list| check.damaged(list)) || queue.classes.is_empty();
     if let (None, false, Some(at)) = (found, lost, check.tree.below(node, &["class", "default"])) {

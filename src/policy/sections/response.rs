@@ -267,7 +267,7 @@ fn plain(node: NodeId, check: &mut Checker<'_>) -> Option<String> {
 // === tokens ===
 
 section! {
-    /// Where a response, or one of a stream's events, says how many tokens it took: JSON pointers, of which the first that is there counts. Built in are the formats of OpenAI, Anthropic, Google and Ollama.
+    /// Where a response, or one of a stream's events, says how many tokens it took: JSON pointers, of which the first that exists counts. Built in are the formats of OpenAI, Anthropic, Google and Ollama.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Usage {
         /// Tokens of the request.

@@ -14,7 +14,7 @@ section! {
     /// Changes to the headers of a request.
     #[derive(Clone, Debug, Default, PartialEq)]
     pub struct Headers {
-        /// Headers that are set, in place of those that the request has.
+        /// Headers that are set; they replace those of the request.
         set: Vec<(HeaderName, SetHeader)> as Map<HeaderName, SetHeader>;
         /// Headers that are set where the request has none of that name.
         default: Vec<(HeaderName, SetHeader)> as Map<HeaderName, SetHeader>;
@@ -84,7 +84,7 @@ fn known_groups(rewrite: &mut RewritePath, node: NodeId, check: &mut Checker<'_>
             _ => format!("`from` has {groups} groups"),
         };
         if digits.parse::<usize>().is_ok_and(|number| number > groups) {
-            check.error(at, format!("`${digits}`: {has}"));
+            check.error(at, format!("`${digits}` is not a group: {has}"));
         }
     }
 }
@@ -223,7 +223,7 @@ impl MapKey for Pointer {
     }
 }
 
-/// Into a document, not all of it.
+/// A pointer into a document. The empty pointer, which is the whole document, is rejected.
 fn below_root(text: &str) -> Result<Pointer, String> {
     match Pointer::parse(text)? {
         root if root.is_root() => {
@@ -253,7 +253,7 @@ text_form! {
 const WHOLE: (&str, &str) = ("^(?:", ")$");
 
 texts! {
-    /// A regular expression that may match anywhere; `^` and `$` tie it to the ends.
+    /// A regular expression that may match anywhere; `^` and `$` anchor it.
     struct Pattern for Regex:
         "a regular expression", ValueShape::named("regular expression"), regex, Regex::as_str;
     /// A regular expression for the whole of a value: `rate_limit` does not match `no_rate_limit`.

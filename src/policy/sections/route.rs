@@ -48,7 +48,7 @@ section! {
         fallback: Vec<usize> as Vec<NameOf<ProviderPolicy>>, where once("the provider");
         /// Classes of attempts that move to `fallback`.
         fallback_on: ClassSet as FallbackOn = ClassSet::of(FallbackOn::ALLOWED);
-        /// Whether a request may be repeated: `auto` by its method and its `Idempotency-Key`.
+        /// Whether a request may be repeated: `auto` decides by its method, its `Idempotency-Key` and the `generates` of the providers.
         idempotent: Idempotence = Idempotence::Auto;
         /// Time limit up to the commit, with all waits and attempts.
         timeout: Duration = 2 * MINUTE, in MS..=DAY;
@@ -170,7 +170,7 @@ words! {
 section! {
     /// A slow request is sent a second time, to another endpoint.
     for HedgePolicy {
-        /// Hedges for each request.
+        /// The largest share of requests that are hedged.
         extra_load: f64 as Share, in ABOVE_NONE..=0.5, like "2%";
         /// How long the first attempt may take; by default the percentile 1 - `extra_load` of the route's own latency.
         after: Option<Duration> = None => "by percentile", in MS..=DAY;
@@ -196,7 +196,7 @@ section! {
     pub struct Weighted {
         /// A name under `providers`.
         provider "name": usize as NameOf<ProviderPolicy>, like "openai";
-        /// Its share of the attempts.
+        /// Its share of the attempts, relative to the other weights.
         weight: u32 = 1, in 1..=1_000_000;
     }
 }

@@ -46,7 +46,7 @@ section! {
     pub struct AccessLog {
         /// `stderr`, `stdout`, `none`, or a file, which is opened again when it was moved.
         to: LogTarget = LogTarget::Stderr;
-        /// One JSON object or one text for each line.
+        /// Whether a line is a JSON object or a text.
         format: LogFormat = LogFormat::Json;
     }
 }
@@ -104,13 +104,13 @@ section! {
     /// How the provider's certificate is verified, and what the sidecar presents.
     #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
     pub struct ClientTls, finish both_or_neither {
-        /// A PEM file with the roots that are trusted in place of the system's.
+        /// A PEM file with the roots that are trusted instead of the system's.
         ca: Option<Pem> as Option<Certificate>;
         /// A PEM file with the certificate that the sidecar presents; needs `client_key`.
         client_cert: Option<Pem> as Option<Certificate>;
         /// A PEM file with the private key of `client_cert`.
         client_key: Option<Pem> as Option<PrivateKey>;
-        /// Requested (SNI) and verified in place of the URL's host.
+        /// The name that is requested (SNI) and verified instead of the URL's host.
         server_name: Option<String> as Option<ServerName>;
     }
 }

@@ -1,8 +1,8 @@
 //! URLs of providers, forward proxies and webhooks.
 //!
-//! A URL is one that an HTTP request can be sent to: `http` or `https`, a host, perhaps a port and
-//! a path (RFC 3986). A query or fragment would be lost and is rejected. A user name belongs to
-//! `auth`; only the URL of a forward proxy may hold one, and it is never quoted in a message.
+//! A request is sent to an `http` or `https` URL with a host, and optionally a port and a path (RFC
+//! 3986). A query or fragment would be lost and is rejected. A user name belongs to
+//! `auth`; only the URL of a forward proxy may have one, and no message quotes it.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use crate::policy::section::{text_form, texts};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Url {
     pub https: bool,
-    /// Without brackets, when it is an IPv6 address.
+    /// Without brackets if it is an IPv6 address.
     pub host: String,
     pub port: u16,
     /// As in the `Host` header: brackets where needed, no default port.
@@ -43,12 +43,12 @@ fn provider_url(text: &str) -> Result<Url, String> {
         return Err(PUBLIC.to_owned());
     }
     if authority_of(text).contains('@') {
-        return Err("the URL holds a user name or password: put them under `auth`".to_owned());
+        return Err("the URL has a user name or password: put them under `auth`".to_owned());
     }
     parse_url(text)
 }
 
-const PUBLIC: &str = "a URL is public: `${...}` stands for a secret and is not resolved here";
+const PUBLIC: &str = "`${...}` is not allowed in this URL: messages and metrics show URLs, so a secret cannot be part of one";
 
 /// `Basic` and the Base64 of `user:password` (RFC 7617), marked sensitive.
 pub fn basic(user_and_password: &[u8]) -> Option<HeaderValue> {
@@ -85,7 +85,7 @@ fn parse_url(text: &str) -> Result<Url, String> {
     let host = authority.host();
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     if !is_host(host, bare) {
-        return Err(wrong("expected a host name or address"));
+        return Err(wrong("expected a host name or an IP address"));
     }
     let default = if https { 443 } else { 80 };
     let port = match authority.as_str()[host.len()..].strip_prefix(':') {
@@ -145,7 +145,7 @@ text_form! {
                 None => return url.map(|url| ForwardProxy { url, authorization: None }),
                 Some(user) if user.contains("${") => resolve(node, user, check)?.text.into_bytes(),
                 Some(user) => percent_decoded(user).or_else(|| {
-                    check.error(node, "the user name or password holds a `%` that encodes nothing");
+                    check.error(node, "the user name or password has a `%` without two hexadecimal digits: write `%25` for a percent sign");
                     None
                 })?,
             };
@@ -178,7 +178,9 @@ fn proxy_url(text: &str) -> Result<Url, String> {
     let url = parse_url(text)?;
     match url.path.as_str() {
         "" => Ok(url),
-        path => Err(format!("a proxy is used by CONNECT, which has no path: leave `{path}` out")),
+        path => Err(format!(
+            "the URL of a proxy has no path, because the proxy receives CONNECT: leave `{path}` out"
+        )),
     }
 }
 
@@ -241,11 +243,11 @@ fn callback_url(text: &str) -> Result<Callback, String> {
     }
     let authority = authority_of(text);
     if authority.contains('@') {
-        return Err("the URL holds a user name or password: a callback has none".to_owned());
+        return Err("the URL has a user name or password: a callback must have none".to_owned());
     }
     if authority.contains('*') {
         return Err(format!(
-            "`{text}`: `*` and `**` are allowed in the path only, so name each host by itself"
+            "`{text}`: `*` and `**` are allowed in the path only: list each host separately"
         ));
     }
     let Url { https, host, port, .. } = parse_url(text)?;

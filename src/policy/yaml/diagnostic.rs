@@ -1,10 +1,10 @@
-//! Problems of a policy: the message, the place, and a suggestion.
+//! Problems of a policy: the message, the position, and a suggestion.
 //!
 //! A problem includes the line that it quotes, so that it can be stored, sent and rendered after the
 //! text has been dropped. Secrets in the line are masked (`locations.rs`).
 //!
 //! Problems are rendered for people by rustc's renderer, and for machines as JSON, as GitHub's
-//! workflow commands, or as SARIF 2.1.0 (OASIS), which code hosts show beside the line.
+//! workflow commands, or as SARIF 2.1.0 (OASIS), which code hosts show at the line.
 
 use std::ops::Range;
 
@@ -24,7 +24,7 @@ pub enum Severity {
     Warning,
 }
 
-/// A place in a file, with its line.
+/// A position in a file, with its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spot {
     pub file: String,
@@ -56,7 +56,7 @@ pub struct Diagnostic {
     pub label: Option<String>,
     /// Below the snippet.
     pub help: Option<String>,
-    /// Another place, and its relation: `first defined here`.
+    /// Another position, and its relation: `first defined here`.
     pub also: Option<Box<(Spot, String)>>,
 }
 
@@ -105,9 +105,9 @@ impl Diagnostic {
             Severity::Warning => Level::WARNING,
         };
         let group = Group::with_title(level.primary_title(self.message.as_str()));
-        let mut group = place(group, &self.spot, self.label.as_deref(), AnnotationKind::Primary);
+        let mut group = annotate(group, &self.spot, self.label.as_deref(), AnnotationKind::Primary);
         if let Some((spot, what)) = self.also.as_deref() {
-            group = place(group, spot, Some(what), AnnotationKind::Context);
+            group = annotate(group, spot, Some(what), AnnotationKind::Context);
         }
         if let Some(help) = &self.help {
             group = group.element(Level::HELP.message(normalize_untrusted_str(help)));
@@ -131,7 +131,7 @@ impl Diagnostic {
         })
     }
 
-    /// A workflow command: GitHub shows it beside the line.
+    /// A workflow command: GitHub shows it at the line.
     pub fn to_github(&self) -> String {
         let (kind, file) = (self.severity.as_str(), escape_github(&self.spot.file, true));
         let at = match self.spot.line {
@@ -219,7 +219,8 @@ pub fn to_sarif(problems: &[Diagnostic]) -> Value {
     })
 }
 
-fn place<'a>(
+/// Adds a position to a rendered problem.
+fn annotate<'a>(
     group: Group<'a>,
     spot: &'a Spot,
     label: Option<&'a str>,

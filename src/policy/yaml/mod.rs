@@ -1,4 +1,4 @@
-//! YAML as text: parsing, the tree and its places, units, diagnostics.
+//! YAML as text: parsing, the tree and its positions, units, diagnostics.
 
 pub mod diagnostic;
 pub mod locations;

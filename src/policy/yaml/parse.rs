@@ -5,8 +5,8 @@
 //! become gigabytes. Every violation but a duplicate key ends the parsing of that file; other files
 //! are still parsed.
 //!
-//! An alias is copied where it is used: the copy has the place of the alias, its children those of
-//! the anchor. Merge keys (`<<`) and tags are not part of the language.
+//! An alias is copied where it is used: the copy has the position of the alias, its children those
+//! of the anchor. Merge keys (`<<`) and tags are not part of the language.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -72,7 +72,7 @@ impl Tree {
         match builder.root {
             Some(root) => Ok(root),
             None => builder
-                .place(Kind::Map { entries: Vec::new(), flow: true }, &(0..0))
+                .add(Kind::Map { entries: Vec::new(), flow: true }, &(0..0))
                 .map_err(|_| Unparsed),
         }
     }
@@ -191,7 +191,7 @@ impl TreeBuilder<'_> {
             self.set_key(text, span);
             return self.bounded();
         }
-        let id = self.place(Kind::Scalar { text, plain }, &span)?;
+        let id = self.add(Kind::Scalar { text, plain }, &span)?;
         self.anchors.insert(anchor, id);
         Ok(())
     }
@@ -200,7 +200,7 @@ impl TreeBuilder<'_> {
         if self.expects_key() {
             return Err(stop(&span, "a key must be text, not a list or a map"));
         }
-        let id = self.place(kind, &span)?;
+        let id = self.add(kind, &span)?;
         self.open.push(Open { id, anchor, key: None, seen: HashMap::new() });
         if self.open.len() > DEPTH {
             return Err(stop(&span, format!("nested more than {DEPTH} deep")));
@@ -233,7 +233,7 @@ impl TreeBuilder<'_> {
             return Ok(());
         }
         let kind = self.tree.node(source).kind.clone();
-        let id = self.place(kind, &span)?;
+        let id = self.add(kind, &span)?;
         self.fill(id, &span, self.open.len())
     }
 
@@ -276,7 +276,7 @@ impl TreeBuilder<'_> {
     }
 
     /// Adds the next value to its list or map.
-    fn place(&mut self, kind: Kind, span: &Range<usize>) -> Result<NodeId, Stop> {
+    fn add(&mut self, kind: Kind, span: &Range<usize>) -> Result<NodeId, Stop> {
         let parent = self.open.last().map(|open| open.id);
         let step = self.open.last_mut().and_then(|open| open.key.take());
         let step = step.unwrap_or_else(|| match parent.map(|id| &self.tree.node(id).kind) {

@@ -1,8 +1,8 @@
 //! The YAML of all files as one tree of values with their positions.
 //!
-//! The text is parsed once (`parse.rs`), so that the value that is checked and the place that a
-//! message points at cannot differ. Values are kept in one list and found by number; the number is
-//! enough to find the place (`locations.rs`).
+//! The text is parsed once (`parse.rs`), so that the value that is checked and the position that a
+//! message shows cannot differ. Values are kept in one list and found by number; the number is
+//! enough to find the position (`locations.rs`).
 
 use std::ops::Range;
 

@@ -148,7 +148,7 @@ pub fn prepare(headers: &mut HeaderMap, marks: HeaderMarks, upgrade: bool) {
 
 /// Names that the provider's policy sets or removes, so that a trailer may not have them.
 pub fn reserved_by(provider: &model::ProviderPolicy) -> Vec<HeaderName> {
-    let credentials = provider.addresses.iter().filter_map(|address| match &address.auth {
+    let credentials = provider.addresses.iter().filter_map(|endpoint| match &endpoint.auth {
         Auth::Credentials(all) => Some(all.iter().map(|credential| credential.header.clone())),
         Auth::None | Auth::Passthrough => None,
     });

@@ -1,4 +1,5 @@
-//! The three states of a breaker: what each remembers and which attempts it admits.
+//! The three states of a breaker (closed, open, half-open): their data, and the attempts that each
+//! admits.
 //!
 //! A probe holds a *lease* with an end. A probe whose outcome never arrives (client gone, task
 //! cancelled) finds no lease after that end, and a later outcome is ignored. A slow probe keeps

@@ -1,7 +1,8 @@
 //! The gate of one provider: which waiter may check whether the provider has capacity.
 //!
 //! It knows groups by number, and how many waiters of each class are in the unblocked ones;
-//! the wait queue knows the waiters. It offers to one waiter at a time.
+//! the wait queue knows the waiters. It offers to one waiter at a time. A request that may not
+//! even wait is rejected in `waiters.rs`.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -1,4 +1,9 @@
-//! The queue of requests waiting for capacity: bounds, fairness, dispatch.
+//! The queue of requests waiting for capacity.
+//!
+//! - `wait_queue`: requests join and leave; `dispatch`: capacity is offered to them.
+//! - `waiters`: the bounds of a queue, which reject or displace a request.
+//! - `gate`, `stride`, `flow_fifo`: the order of providers, classes and flows.
+//! - `drain_rate`: the estimate of a wait, for `Retry-After`.
 
 pub mod dispatch;
 pub mod drain_rate;
