@@ -2,7 +2,7 @@
 //! (docs/design/fleet.md).
 //!
 //! Decisions are made from memory (`resilience/`, `live/`). One thread of its own synchronises that
-//! memory with Redis. No request waits for it, and a host without Redis decides by itself.
+//! memory with Redis. No request waits for it, and a host without Redis decides alone.
 //!
 //! - [`redis`]: the connection, its URL, the scripts
 //! - [`sync`]: heartbeat and snapshot; [`stream`]: transitions, holds and overrides as they happen

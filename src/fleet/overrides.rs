@@ -83,7 +83,10 @@ impl FleetOverrides {
             if self.applied.insert(key.clone()) {
                 let done = live.override_breakers(key, Some(active.manual), &active.note, now);
                 if done.is_none() {
-                    tracing::warn!(key, "fleet: too many manual overrides, this one is ignored");
+                    tracing::warn!(
+                        key,
+                        "fleet: manual override ignored: this host has too many (clear some with `outrigger breakers reset`)"
+                    );
                 }
             }
         }

@@ -114,7 +114,7 @@ impl FleetSync {
             self.waiting_since.set(None);
             let (redis, error) =
                 (self.fleet.link().address().display(), self.fleet.link().last_error());
-            tracing::warn!(redis, error, "fleet: not attached; this host decides by itself");
+            tracing::warn!(redis, error, "fleet: not attached; this host decides alone");
         }
     }
 
@@ -177,7 +177,7 @@ impl FleetSync {
         self.set_attached(false, now);
         fleet.cache().since = clock::wall();
         let (name, redis) = (&fleet.0.name, fleet.link().address().display());
-        tracing::warn!(name, redis, error, "fleet: detached; this host decides by itself");
+        tracing::warn!(name, redis, error, "fleet: detached; this host decides alone");
         let text = format!("detached: no heartbeat for {DETACH_AFTER:?}, last error: {error}");
         fleet.0.live.events.push(clock::wall(), "fleet", name, text);
     }

@@ -79,7 +79,7 @@ impl CallbackSender {
                     next.map_or(INTERVAL, |next| now.until(next).min(INTERVAL))
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "callbacks: cannot read which are due; retrying");
+                    tracing::warn!(%error, "callbacks: cannot read which callbacks are due; retrying");
                     STORE_RETRY
                 }
             };
@@ -116,7 +116,7 @@ impl CallbackSender {
         let message = match self.message(callback).await {
             Ok(message) => message,
             Err(reason) => {
-                tracing::warn!(id = %callback.id, reason, "a callback is given up");
+                tracing::warn!(id = %callback.id, reason, "a callback cannot be sent; giving it up");
                 return CallbackResult::GivenUp;
             }
         };

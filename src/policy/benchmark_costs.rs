@@ -57,14 +57,15 @@ fn wrong_cost(
     }
     let priced = providers.iter().filter_map(|one| Some((one, one.price.as_ref()?)));
     if priced.clone().next().is_none() {
-        let message = format!("a limit on the cost, but `{}` has no `price`", providers[0].name);
+        let message =
+            format!("a threshold for the cost, but `{}` has no `price`", providers[0].name);
         let help = "add `price: { input: 2.50, output: 10.00 }` to the provider";
         return Some(check.tree.on_value(at, message).help(help));
     }
     let mut others = priced.filter(|(_, price)| price.currency != currency);
     let (provider, price) = others.next()?;
     let message = format!(
-        "the limit is in {currency}, but the `price` of `{}` is in {}",
+        "the threshold is in {currency}, but the `price` of `{}` is in {}",
         provider.name, price.currency
     );
     let problem = check.tree.on_value(at, message);

@@ -22,6 +22,7 @@ use super::sections::queue::Queue;
 use super::sections::retry::Retry;
 use super::sections::route::RoutePolicy;
 use super::sections::server::Server;
+use super::text::suggest::listed;
 use super::yaml::diagnostic::{Diagnostic, Severity};
 use super::yaml::tree::{NodeId, Tree};
 
@@ -160,7 +161,7 @@ fn version(check: &mut Checker<'_>) {
         }
     }
     if let (Some(first), false, false) = (check.roots.first(), given, check.incomplete) {
-        let message = "no file gives the version of the language".to_owned();
+        let message = "no file declares `version`, the version of the policy language".to_owned();
         let file = check.tree.node(*first).file;
         check.problems.push(check.tree.in_file(file, 0..0, message).help("put `version: 1` first"));
     }
@@ -334,7 +335,7 @@ fn degradation_providers(route: &RoutePolicy, modes: &[Declared<Degradation>]) -
 
 // === checks of several sections ===
 
-/// A class that a mode sheds is one of each route that has the mode.
+/// Checks that each route of a mode has the class that the mode sheds.
 fn shed_classes(
     check: &mut Checker<'_>,
     routes: &[(NodeId, RoutePolicy)],
@@ -350,15 +351,15 @@ fn shed_classes(
             let Some(class) = class else { continue };
             let why = match route.queue.map(|index| &queues[index].value) {
                 None if !says_none(check, *node) => continue,
-                None => format!("route `{}` has no queue, and so no classes", route.name),
+                None => format!("route `{}` has no queue", route.name),
                 Some(queue) if queue.classes.iter().any(|one| one.name == *class) => continue,
                 Some(queue) => {
-                    let names: Vec<_> = queue.classes.iter().map(|c| c.name.as_str()).collect();
-                    let (route, names) = (&route.name, names.join("`, `"));
-                    format!("the queue of route `{route}` has no class `{class}`, but `{names}`")
+                    let known = listed(queue.classes.iter().map(|class| class.name.as_str()));
+                    let route = &route.name;
+                    format!("the queue of route `{route}` has no such class: expected {known}")
                 }
             };
-            let message = format!("`{}` sheds `{class}`: {why}", mode.name);
+            let message = format!("mode `{}` cannot shed class `{class}`: {why}", mode.name);
             let problem = lints::mode_problem(check, *node, &mode.name, message);
             check.problems.extend(problem);
         }

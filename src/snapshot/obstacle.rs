@@ -80,7 +80,7 @@ fn blocked<'m>(
     let shown = show(first.wait);
     let why = match first.cause {
         WaitCause::Hold(HoldReason::RetryAfter) => {
-            format!("on hold for {shown}, as it asked to wait")
+            format!("on hold for {shown}, because it asked to wait")
         }
         WaitCause::Hold(HoldReason::Backoff) => {
             format!("on hold for {shown}, because it was throttled")
@@ -91,7 +91,7 @@ fn blocked<'m>(
         WaitCause::SlowStart => {
             format!("its traffic grows again after a hold; next attempt in {shown}")
         }
-        WaitCause::Quota => format!("by its quota headers, its quota is used up for {shown}"),
+        WaitCause::Quota => format!("its quota headers say that its quota is used up for {shown}"),
     };
     let is_quota = first.cause == WaitCause::Quota;
     let kind = if is_quota { ObstacleKind::RateLimited } else { ObstacleKind::Held };

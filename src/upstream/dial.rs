@@ -30,7 +30,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 pub enum DialError {
     #[error("cannot resolve {host}: {reason}")]
     Dns { host: String, reason: Arc<str> },
-    #[error("{host} has a private address ({address})")]
+    #[error("{host} has a private address ({address}), which the policy does not allow")]
     PrivateAddress { host: String, address: IpAddr },
     #[error("cannot connect to {host} ({address}): {reason}")]
     Connect { host: String, address: SocketAddr, reason: String },
@@ -40,7 +40,7 @@ pub enum DialError {
     Tls { host: String, reason: String },
     #[error("the proxy {proxy} did not connect to {host}: {reason}")]
     Proxy { proxy: String, host: String, status: Option<u16>, reason: String },
-    #[error("the worker is stopping")]
+    #[error("the worker is shutting down")]
     Stopped,
 }
 

@@ -64,7 +64,10 @@ fn a_public_target_is_never_dialled_at_a_private_address() {
             DialTarget::within(scope, &url, &tls, None, SHORT, 8, &resolver).expect("a target")
         };
         let error = dialled(&public(&["127.0.0.1", "::1"])).await.expect_err("refused");
-        assert_eq!(error.to_string(), "hooks.test has a private address (127.0.0.1)");
+        assert_eq!(
+            error.to_string(),
+            "hooks.test has a private address (127.0.0.1), which the policy does not allow"
+        );
         // 192.0.2.1 is not public either (RFC 5737); a public address is dialled, here in vain.
         let error = dialled(&public(&["127.0.0.1", "192.0.2.1", "2606:4700::1"])).await;
         assert!(!matches!(error, Err(DialError::PrivateAddress { .. }) | Ok(_)));

@@ -54,9 +54,9 @@ pub struct WebhookMessage {
 pub enum WebhookError {
     #[error("{0}")]
     Unreachable(String),
-    #[error("it returned {0}")]
+    #[error("the receiver returned {0}")]
     Rejected(StatusCode),
-    #[error("the connection failed")]
+    #[error("the connection broke before the response was complete")]
     Interrupted,
     #[error("no response within {RESPONSE_TIMEOUT:?}")]
     Timeout,
@@ -147,7 +147,7 @@ impl WebhookError {
     /// The error without the host, for readers who must not see it.
     pub fn without_host(&self) -> String {
         match self {
-            WebhookError::Unreachable(_) => "it could not be reached".to_owned(),
+            WebhookError::Unreachable(_) => "the receiver could not be reached".to_owned(),
             other => other.to_string(),
         }
     }

@@ -77,7 +77,7 @@ fn providers_with_different_reasons_are_each_named_with_their_own() {
     let refused = sidecar.send(&chat());
     let parts = [
         "a: on hold for ",
-        "as it asked to wait; b: its breaker is open, next probe in ",
+        "because it asked to wait; b: its breaker is open, next probe in ",
         "c: 1 of 1 attempts are in flight",
         "d: drained manually by ann: rotation",
     ];

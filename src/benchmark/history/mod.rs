@@ -57,7 +57,7 @@ pub enum HistoryError {
     NoCalls(String),
     #[error("run {id} is damaged in the store: {why} (choose another run, or restore a backup)")]
     Damaged { id: String, why: String },
-    #[error("the comparison was ended")]
+    #[error("the comparison ended without a result (try again)")]
     Ended,
 }
 

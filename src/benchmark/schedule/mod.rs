@@ -84,7 +84,7 @@ impl Schedule {
             }
             let started = starter.start_scheduled(&name).await;
             if let Err(reason) = &started {
-                let text = "a scheduled benchmark cannot start now; it waits";
+                let text = "a scheduled benchmark cannot start now; trying again";
                 self.log_once(&name, |benchmark| tracing::warn!(benchmark, reason, "{text}"));
                 self.timetable.lock().postpone(&name, clock::now());
             } else {
@@ -108,7 +108,7 @@ impl Schedule {
                 Ok(None) if !is_kept => self.set_started(&name, Some(Duration::ZERO)),
                 Ok(age) => self.set_started(&name, age),
                 Err(error) => self.log_once(&name, |benchmark| {
-                    tracing::warn!(benchmark, %error, "the last run is unknown; none is started");
+                    tracing::warn!(benchmark, %error, "cannot read when the benchmark last ran; it is not started");
                 }),
             }
         }

@@ -54,13 +54,13 @@ struct ConnectionSlot {
 /// Why a call failed.
 #[derive(Debug, Error)]
 pub enum RedisCallError {
-    #[error("not connected")]
+    #[error("not connected to redis")]
     NotConnected,
-    #[error("no reply within {CALL_TIMEOUT:?}")]
+    #[error("no reply from redis within {CALL_TIMEOUT:?}")]
     TimedOut,
     #[error("{0}")]
     Redis(#[from] RedisError),
-    #[error("unexpected reply: {0}")]
+    #[error("unexpected reply from redis: {0}")]
     Unexpected(&'static str),
 }
 

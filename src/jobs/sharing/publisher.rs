@@ -176,7 +176,7 @@ impl Publisher {
         if let Some(last) = self.last_clock.replace(RedisClock { ms: reply.now, read: now }) {
             let expected = last.ms + now.saturating_duration_since(last.read).as_millis() as u64;
             if reply.now.abs_diff(expected) > CLOCK_TOLERANCE {
-                tracing::warn!("shared jobs: the clock of redis was set");
+                tracing::warn!("shared jobs: the clock of redis was changed; publishing all again");
                 self.clock_was_set = true;
                 self.next_sweep = now;
             }

@@ -82,6 +82,6 @@ fn report(worker: &Worker, outcome: &RemoteOutcome, queue: String) {
 
 /// Logs that a job is dead, and records the event.
 pub fn report_dead(worker: &Worker, id: JobId, queue: &str, reason: &str) {
-    tracing::warn!(%id, queue, reason, "a job is dead");
+    tracing::warn!(%id, queue, reason, "a job is dead; `outrigger queue retry ID` runs it again");
     worker.live.events.push(clock::wall(), "job_dead", queue, format!("{id}: {reason}"));
 }

@@ -263,7 +263,7 @@ text_form! {
             if text.contains("${") {
                 return check.reject(
                     node,
-                    "a response is public: `${...}` stands for a secret and is not resolved here",
+                    "`${...}` is not allowed in a response: its clients would receive the secret",
                 );
             }
             placeholders(node, text, check);

@@ -158,7 +158,7 @@ fn credentials(keys: AuthKeys, check: &mut Checker<'_>) -> Vec<Credential> {
         if all.iter().any(|other| other.reference == reference) {
             let message = match reference.as_str() {
                 "inline" => "two credentials in the policy itself cannot be told apart: refer to them as `${env:NAME}`".to_owned(),
-                _ => format!("the credential `{reference}` is given twice"),
+                _ => format!("the credential `{reference}` is listed twice: keep one of the two"),
             };
             check.error(resolved.node, message);
         }

@@ -57,7 +57,7 @@ section! {
         /// A name under `retries`, or `none`; overrides the route's.
         retry_index "retry": Option<Option<usize>> as Option<OrDefault<Retry>> = None => "the route's";
         /// The POST requests that only generate, by the ends of their paths: under `idempotent: auto` they may be repeated here, and at other providers that list the same kind.
-        generates: Vec<GenerationKind>, where once("the generation");
+        generates: Vec<GenerationKind>, where once("the kind");
         /// Segments of paths, such as `files`, whose resources exist only at the provider that created them.
         stateful: Vec<String>;
         /// How responses are classified; the first rule that matches counts, before the built-in table.

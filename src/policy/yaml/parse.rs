@@ -149,10 +149,7 @@ impl TreeBuilder<'_> {
         if self.documents == 1 {
             return Ok(());
         }
-        Err(stop(
-            span,
-            "a second document begins here: expected one in a file, put it into another file",
-        ))
+        Err(stop(span, "a second document begins here: expected one document in each file"))
     }
 
     /// Whether the tag makes the value text.
@@ -203,7 +200,7 @@ impl TreeBuilder<'_> {
         let id = self.add(kind, &span)?;
         self.open.push(Open { id, anchor, key: None, seen: HashMap::new() });
         if self.open.len() > DEPTH {
-            return Err(stop(&span, format!("nested more than {DEPTH} deep")));
+            return Err(stop(&span, format!("nested more than {DEPTH} levels deep")));
         }
         Ok(())
     }
@@ -244,7 +241,7 @@ impl TreeBuilder<'_> {
             Kind::List { items: ids, .. } | Kind::Map { entries: ids, .. } => ids.clone(),
         };
         if depth >= DEPTH {
-            return Err(stop(alias, format!("nested more than {DEPTH} deep")));
+            return Err(stop(alias, format!("nested more than {DEPTH} levels deep")));
         }
         let mut copies = Vec::with_capacity(sources.len());
         for source in sources {
@@ -315,7 +312,9 @@ impl TreeBuilder<'_> {
     fn report_duplicates(&mut self) {
         for (second, first) in std::mem::take(&mut self.duplicates) {
             let key = self.tree.key(second).unwrap_or_default();
-            let problem = self.tree.on_key(second, format!("the key `{key}` is given twice"));
+            let problem = self
+                .tree
+                .on_key(second, format!("the key `{key}` is given twice: keep one of the two"));
             self.problems.push(problem.with(self.tree, first, "first given here"));
         }
     }
@@ -325,7 +324,7 @@ impl TreeBuilder<'_> {
             return Ok(());
         }
         let last = self.tree.nodes.last().map_or(0..0, |node| node.span.clone());
-        Err(stop(&last, format!("more than {NODES} values once aliases are written out")))
+        Err(stop(&last, format!("more than {NODES} values, with aliases expanded: split the file")))
     }
 
     fn stop(&mut self, stop: Stop) {

@@ -103,24 +103,25 @@ impl RetryDenied {
 
     pub fn explanation(self) -> &'static str {
         match self {
-            RetryDenied::MayHaveBeenProcessed => "the provider may have processed it",
-            RetryDenied::NotReplayable(reason) => {
-                reason.map_or("its body could be sent only once", NotReplayable::explanation)
-            }
+            RetryDenied::MayHaveBeenProcessed => "the provider may have processed the request",
+            RetryDenied::NotReplayable(reason) => reason
+                .map_or("the request body could be sent only once", NotReplayable::explanation),
             RetryDenied::RetryBudget => "the route's retry budget is spent",
             RetryDenied::CostBudget => "the route's cost budget is spent",
             RetryDenied::Deadline | RetryDenied::NotAdmitted(ProblemKind::Deadline) => {
                 "the route's timeout, or the client's own, passed"
             }
-            RetryDenied::AttemptsSpent => "its attempts are spent",
+            RetryDenied::AttemptsSpent => "all attempts that the retry policy allows were made",
             RetryDenied::RetriesDisabled => "the policy allows no retry (`retry: none`)",
-            RetryDenied::ClassNotRetried => "`retry_on` does not contain its class",
+            RetryDenied::ClassNotRetried => {
+                "`retry_on` does not contain the class of the last attempt"
+            }
             RetryDenied::NoFallback => {
-                "the provider cannot serve it, and the route has no other `fallback` for it"
+                "the provider cannot serve the request, and the route has no other `fallback` for it"
             }
             RetryDenied::NotAdmitted(
                 ProblemKind::QueueFull | ProblemKind::QueueShare | ProblemKind::QueueWaitTooLong,
-            ) => "its queue has no place for another wait",
+            ) => "the queue has no room for the request to wait again",
             RetryDenied::NoEndpointLeft | RetryDenied::NotAdmitted(_) => {
                 "no other endpoint was available"
             }
@@ -147,18 +148,20 @@ impl NotReplayable {
         }
     }
 
-    fn explanation(self) -> &'static str {
+    pub fn explanation(self) -> &'static str {
         match self {
             NotReplayable::LargerThanReplay => {
-                "its body could be sent only once, because it is larger than the route's `replay`"
+                "the request body could be sent only once, because it is larger than the route's `replay`"
             }
             NotReplayable::StillArriving => {
-                "its body could be sent only once, because it had no length and arrived slowly"
+                "the request body could be sent only once, because it had no length and arrived slowly"
             }
             NotReplayable::BuffersFull => {
-                "its body could be sent only once, because `server.buffered` was full"
+                "the request body could be sent only once, because `server.buffered` was full"
             }
-            NotReplayable::Trailers => "its body could be sent only once, because it has trailers",
+            NotReplayable::Trailers => {
+                "the request body could be sent only once, because it has trailers"
+            }
         }
     }
 }

@@ -210,9 +210,7 @@ fn obstacle(
     not_allowed(request, candidate)
         .or_else(|| EndpointObstacle::of(provider, endpoint, || request.model(), tokens, now))
         .or_else(|| not_yet(request, candidate))
-        .unwrap_or_else(|| {
-            EndpointObstacle::new(ObstacleKind::NoCapacity, "available again by now")
-        })
+        .unwrap_or_else(|| EndpointObstacle::new(ObstacleKind::NoCapacity, "available again now"))
 }
 
 fn not_allowed(request: &ProxyRequest, candidate: &EndpointCandidate) -> Option<EndpointObstacle> {

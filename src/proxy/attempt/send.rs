@@ -175,7 +175,10 @@ fn build_outgoing(
     let passes = matches!(candidate.endpoint.policy.auth, Auth::Passthrough);
     let uri = rewrite::uri(request.head.uri(), strip, url, &provider.rewrite, passes);
     let uri = uri.map_err(|error| {
-        let detail = format!("provider `{}` rewrites the path to no path: {error}", provider.name);
+        let detail = format!(
+            "`rewrite.path` of provider `{}` makes an invalid path: {error}",
+            provider.name
+        );
         Problem::new(ProblemKind::BadRequest, detail)
     })?;
     let body = request.body.take(provider, provider.timeouts.idle)?;
@@ -282,7 +285,7 @@ fn exchange_problem(
     }
     if error.is_unacknowledged() {
         let key = &candidate.endpoint.key;
-        let detail = format!("{key}: nothing that was sent was acknowledged in time");
+        let detail = format!("{key}: no data that was sent was acknowledged in time (TCP)");
         return Problem::new(ProblemKind::ResponseTimeout, detail);
     }
     let kind =

@@ -215,15 +215,19 @@ fn rejected(
 ) -> AttemptDenied {
     let name = &queue.policy.name;
     let (reason, detail) = match refusal {
-        QueueRejection::Full(QueueFullReason::Queue) => {
-            (ShedReason::Full, format!("queue `{name}` is full"))
-        }
+        QueueRejection::Full(QueueFullReason::Queue) => (
+            ShedReason::Full,
+            format!("queue `{name}` is full (see its max_waiting and max_bytes)"),
+        ),
         QueueRejection::Full(QueueFullReason::Flow) => {
-            let detail = format!("queue `{name}` is full, and this flow has its share of it");
+            let detail =
+                format!("queue `{name}` is full, and this flow already has its share of it");
             (ShedReason::Share, detail)
         }
         QueueRejection::TooLong(wait) => {
-            let detail = format!("queue `{name}`: it would wait for {wait:.1?}, which is too long");
+            let detail = format!(
+                "queue `{name}`: the estimated wait is {wait:.1?}, longer than the request may wait"
+            );
             (ShedReason::Late, detail)
         }
     };

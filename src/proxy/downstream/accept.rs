@@ -51,7 +51,7 @@ impl AcceptPauses {
                 let now = clock::now();
                 if let Some(failures) = self.failures.admit(now) {
                     let listener = self.listener;
-                    tracing::warn!(%error, failures, listener, "connections cannot be accepted");
+                    tracing::warn!(%error, failures, listener, "cannot accept connections; retrying");
                 }
                 self.until = Some(now + self.pause);
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);

@@ -81,7 +81,8 @@ async fn accept(
 ) -> Result<Response<ResponseBody>, Problem> {
     let route = Arc::clone(&request.route);
     let Some(queue) = &route.queue else {
-        return Err(Problem::new(ProblemKind::StoreUnavailable, "the route has no queue"));
+        let detail = format!("route `{}` has no queue, which jobs need", route.policy.name);
+        return Err(Problem::new(ProblemKind::StoreUnavailable, detail));
     };
     let job = Arc::new(new_job(request, preference, queue, store)?);
     let (id, principal) = (job.id, job.principal);
@@ -113,10 +114,12 @@ async fn accept(
             let name = &queue.policy.name;
             let detail = match full {
                 QueueFull::Jobs(jobs) => {
-                    format!("queue `{name}` has {jobs} jobs (see its durable.max_jobs)")
+                    format!("queue `{name}` already has {jobs} jobs (see its durable.max_jobs)")
                 }
                 QueueFull::Bytes(bytes) => {
-                    format!("queue `{name}` has {bytes} bytes of jobs (see its durable.max_bytes)")
+                    format!(
+                        "queue `{name}` already has {bytes} bytes of jobs (see its durable.max_bytes)"
+                    )
                 }
             };
             Err(Problem::new(ProblemKind::JobsFull, detail).retry_after(Some(FULL)))
@@ -170,10 +173,11 @@ fn new_job(
 
 fn not_whole(request: &ProxyRequest) -> Problem {
     match request.record.not_replayable {
-        Some(NotReplayable::BuffersFull) => {
-            Problem::new(ProblemKind::StoreUnavailable, "server.buffered is full")
-                .retry_after(Some(LOOK_AGAIN))
-        }
+        Some(NotReplayable::BuffersFull) => Problem::new(
+            ProblemKind::StoreUnavailable,
+            "all buffers are in use (see server.buffered)",
+        )
+        .retry_after(Some(LOOK_AGAIN)),
         Some(NotReplayable::Trailers) => Problem::new(
             ProblemKind::BadRequest,
             "a job cannot have trailers (send the request without them)",

@@ -126,7 +126,10 @@ fn build_request(
     let body = task.request.body;
     let mut room = worker.live.buffers.reservation();
     if !room.grow(body.len() as u64) {
-        return Err(Blocked::For(A_WHILE, "server.buffered is full".to_owned()));
+        return Err(Blocked::For(
+            A_WHILE,
+            "all buffers are in use (see server.buffered)".to_owned(),
+        ));
     }
     let client = worker.clients.detached();
     let now = clock::now();

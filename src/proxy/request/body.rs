@@ -367,7 +367,10 @@ impl RequestBody {
             State::Returned { provider: rewritten_for, .. }
                 if *rewritten_for != provider.name && !provider.models.is_empty() =>
             {
-                Err(not_rewritable(provider, "it was started for another provider"))
+                Err(not_rewritable(
+                    provider,
+                    "it was prepared for another provider and is not kept",
+                ))
             }
             State::Returned { .. } => match std::mem::replace(&mut self.state, State::Sent) {
                 State::Returned { body, .. } => Ok(body),
@@ -387,7 +390,8 @@ impl RequestBody {
                 Ok(OutgoingBody::full(bytes))
             }
             State::Streamed { .. } if changes => {
-                Err(not_rewritable(provider, "it is larger than the route's `replay`"))
+                let why = self.not_replayable.map_or("it was not kept", NotReplayable::explanation);
+                Err(not_rewritable(provider, why))
             }
             State::Streamed { .. } => Ok(self.take_streamed(provider, idle)),
         }
