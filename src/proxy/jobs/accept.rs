@@ -110,21 +110,20 @@ async fn accept(
             ProblemKind::IdempotencyKeyReused,
             "an earlier request with this key had another method, path or body (give each request its own key)",
         )),
-        EnqueueResult::Full(full) => {
-            let name = &queue.policy.name;
-            let detail = match full {
-                QueueFull::Jobs(jobs) => {
-                    format!("queue `{name}` already has {jobs} jobs (see its durable.max_jobs)")
-                }
-                QueueFull::Bytes(bytes) => {
-                    format!(
-                        "queue `{name}` already has {bytes} bytes of jobs (see its durable.max_bytes)"
-                    )
-                }
-            };
-            Err(Problem::new(ProblemKind::JobsFull, detail).retry_after(Some(FULL)))
-        }
+        EnqueueResult::Full(full) => Err(jobs_full(&queue.policy.name, &full)),
     }
+}
+
+fn jobs_full(queue: &str, full: &QueueFull) -> Problem {
+    let detail = match full {
+        QueueFull::Jobs(jobs) => {
+            format!("queue `{queue}` already has {jobs} jobs (see its durable.max_jobs)")
+        }
+        QueueFull::Bytes(bytes) => {
+            format!("queue `{queue}` already has {bytes} bytes of jobs (see its durable.max_bytes)")
+        }
+    };
+    Problem::new(ProblemKind::JobsFull, detail).retry_after(Some(FULL))
 }
 
 /// The job to store.
