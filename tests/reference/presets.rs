@@ -9,12 +9,12 @@ use serde_json::Value;
 const HEAD: &str = "\
 # Presets
 
-`preset: NAME` lays the keys of a file in `src/policy/presets/` under the provider's own: maps are merged, any other value of
+`preset: NAME` adds the keys of a file in `src/policy/presets/` to the provider's own: maps are merged, and any other value of
 the policy replaces the preset's. A preset knows the URL, the form of the credential that `key` holds, the requests that only
 generate (`generates`) and the resources that exist at this provider only (`stateful`). `outrigger explain` shows what a preset
 contributes. This page is generated (`UPDATE_DOCS=1 cargo test --test reference`).
 
-A `url` beside the preset points elsewhere, as for a compatible server. Where a part of the URL is in capital letters, `url` is
+A `url` in the policy replaces the preset's, for example with that of a compatible server. Where a part of the URL is in capital letters, `url` is
 required. Without `key` and `auth` the credentials of the application are passed on, if the provider is alone in its route.
 A breaker of a provider with a preset has `scope: model`, unless the policy gives its `scope`.
 
