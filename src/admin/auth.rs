@@ -4,7 +4,7 @@
 //! set. A browser on the host is not trusted: a page of another site could make it send requests.
 //! Therefore a `Host` that does not name the loopback interface is rejected (DNS rebinding), and so
 //! is a change that a page of another origin sends (Fetch Metadata, `Origin`). Off loopback,
-//! everything but health needs the token.
+//! everything but health and the files of the dashboard needs the token.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use super::error::{ApiError, ApiErrorKind};
 use super::state::AdminState;
+use super::ui;
 use crate::telemetry::metrics::AdminLabels;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -101,7 +102,8 @@ fn is_ambiguous(headers: &HeaderMap) -> bool {
     [HOST, ORIGIN].iter().any(|name| headers.get_all(name).iter().nth(1).is_some())
 }
 
-/// Rejects requests that have no access. Health is open to all.
+/// Rejects requests that have no access. Health is open to all, and the dashboard's files need no
+/// token.
 pub async fn authorize(
     State(admin): State<Arc<AdminState>>,
     request: Request,
@@ -109,9 +111,11 @@ pub async fn authorize(
 ) -> Response {
     let health = matches!(request.uri().path(), "/healthz" | "/readyz");
     let headers = request.headers();
+    let is_static = ui::is_static(request.method(), request.uri().path(), headers);
     let denial = match is_ambiguous(headers) {
         true => Some(ApiErrorKind::RepeatedHeader),
         false if health => None,
+        false if is_static => host_denial(&admin.access, headers),
         false => denial(&admin.access, request.method(), headers),
     };
     match denial {
@@ -130,12 +134,20 @@ pub async fn authorize(
     }
 }
 
+fn host_denial(access: &Access, headers: &HeaderMap) -> Option<ApiErrorKind> {
+    let host = text(headers, HOST).unwrap_or_default();
+    (access.on_loopback && !is_loopback_host(host)).then_some(ApiErrorKind::HostNotLoopback)
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
 fn denial(access: &Access, method: &Method, headers: &HeaderMap) -> Option<ApiErrorKind> {
-    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text(HOST).unwrap_or_default();
+    let text = |name: HeaderName| text(headers, name);
     let reads = matches!(*method, Method::GET | Method::HEAD);
-    if access.on_loopback && !is_loopback_host(host) {
-        return Some(ApiErrorKind::HostNotLoopback);
+    if let Some(denial) = host_denial(access, headers) {
+        return Some(denial);
     }
     if let Some(token) = access.token.as_ref().filter(|_| !reads || !access.on_loopback) {
         let given = text(AUTHORIZATION).and_then(|value| value.split_once(' '));
@@ -144,8 +156,9 @@ fn denial(access: &Access, method: &Method, headers: &HeaderMap) -> Option<ApiEr
             return Some(ApiErrorKind::TokenRequired);
         }
     }
-    (!reads && is_cross_site(text(SEC_FETCH_SITE), headers.get(ORIGIN), host))
-        .then_some(ApiErrorKind::CrossSite)
+    (!reads
+        && is_cross_site(text(SEC_FETCH_SITE), headers.get(ORIGIN), text(HOST).unwrap_or_default()))
+    .then_some(ApiErrorKind::CrossSite)
 }
 
 /// A program sends neither header. A page served from here sends both, with our host.

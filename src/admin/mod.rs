@@ -2,7 +2,7 @@
 //!
 //! It runs on the control thread, so that no dashboard slows a request. Each area has one file with
 //! its response types, its handlers and its `routes()`; the CLI reads the same types.
-//! `docs/reference/admin-api.md` is generated from the routes. A second listener can serve metrics
+//! `docs/reference/admin-api.md` is generated from the routes. `ui` serves the dashboard. A second listener can serve metrics
 //! and health alone, for scrapes from outside the pod.
 
 mod auth;
@@ -22,6 +22,7 @@ mod routes;
 pub mod selection;
 pub mod state;
 pub mod status;
+mod ui;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,7 +61,9 @@ pub fn endpoints() -> Vec<ApiEndpoint> {
 pub async fn serve(listener: TcpListener, state: Arc<AdminState>) {
     let authorize = from_fn_with_state(Arc::clone(&state), auth::authorize);
     let listener = AdminListener::new("admin", listener, &state);
-    listener.serve(all_routes().into_router().layer(authorize).with_state(state)).await;
+    let router =
+        all_routes().into_router().merge(ui::router()).layer(from_fn(ui::redirect_browsers));
+    listener.serve(router.layer(authorize).with_state(state)).await;
 }
 
 /// Serves metrics and health alone.
