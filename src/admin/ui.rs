@@ -26,7 +26,41 @@ macro_rules! ui_files {
 }
 
 /// The files in `src/admin/ui/`. Add a new one here; a test fails for a file that is missing.
-const FILES: &[UiFile] = ui_files!["index.html",];
+const FILES: &[UiFile] = ui_files![
+    "api.js",
+    "app.js",
+    "base.css",
+    "charts.js",
+    "dom.js",
+    "events.js",
+    "format.js",
+    "index.html",
+    "pages/balancing.js",
+    "pages/benchmarks.js",
+    "pages/breakers.js",
+    "pages/caches.js",
+    "pages/degradation.js",
+    "pages/events.js",
+    "pages/fleet.js",
+    "pages/overview.js",
+    "pages/policies.js",
+    "pages/queue.js",
+    "pages/requests.js",
+    "pages/retries.js",
+    "parts.css",
+    "parts.js",
+    "router.js",
+    "theme.js",
+    "theme_choice.js",
+    "vendor/LICENSE-htm",
+    "vendor/LICENSE-preact",
+    "vendor/LICENSE-uplot",
+    "vendor/hooks.umd.js",
+    "vendor/htm.mjs",
+    "vendor/preact.umd.js",
+    "vendor/uPlot.iife.min.js",
+    "vendor/uPlot.min.css",
+];
 
 /// The headers of every response under `/ui/`.
 const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
