@@ -176,9 +176,12 @@ impl BenchmarkRunner {
     /// Waits until a run is stored; `None` if it is not.
     fn store<T>(&self, work: impl Future<Output = Result<T, HistoryError>>) -> Option<T> {
         let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.inspect_err(|error| tracing::warn!(%error, "cannot store a run"));
+        let runtime = runtime
+            .inspect_err(|error| tracing::warn!(%error, "cannot store the run of a benchmark"));
         let stored = runtime.ok()?.block_on(work);
-        stored.inspect_err(|error| tracing::warn!(%error, "cannot store a run")).ok()
+        stored
+            .inspect_err(|error| tracing::warn!(%error, "cannot store the run of a benchmark"))
+            .ok()
     }
 
     /// Sets metrics, and reports broken thresholds.

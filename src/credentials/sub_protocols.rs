@@ -18,7 +18,7 @@ pub struct SubProtocolFilter {
 
 impl SubProtocolFilter {
     /// The items of a line without those that hold a credential.
-    pub fn kept<'l>(&mut self, line: &'l [u8]) -> impl Iterator<Item = &'l [u8]> {
+    pub fn harmless_items<'l>(&mut self, line: &'l [u8]) -> impl Iterator<Item = &'l [u8]> {
         let items = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         items.filter(|item| !item.is_empty() && !self.removes(item))
     }

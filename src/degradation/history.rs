@@ -100,7 +100,9 @@ impl EpisodeHistory {
                 let read = read.map(EpisodeRecord::of_earlier_process).collect();
                 *self.earlier.lock() = read;
             }
-            Err(error) => tracing::warn!(%error, "cannot read stored episodes"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the stored episodes of degradation modes")
+            }
         }
         let (mut seen, mut kept) = (0, VecDeque::new());
         loop {
@@ -141,7 +143,9 @@ impl UnsettledEpisode {
         let began = Millis::of(self.episode.began);
         match store.save_episode(began, record.mode.clone(), text).await {
             Ok(()) => self.written = Some(record),
-            Err(error) => tracing::warn!(%error, "cannot write an episode; retrying"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot write an episode of a degradation mode; retrying")
+            }
         }
     }
 

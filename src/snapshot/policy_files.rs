@@ -66,7 +66,8 @@ impl PolicyFileSearch {
             }
         };
         if above.len() >= DEPTH {
-            return self.problem(folder, format!("directories nested more than {DEPTH} deep"));
+            return self
+                .problem(folder, format!("directories nested more than {DEPTH} levels deep"));
         }
         let entries: io::Result<Vec<_>> = fs::read_dir(folder).and_then(Iterator::collect);
         let mut entries = match entries {
@@ -103,7 +104,10 @@ impl PolicyFileSearch {
     fn file(&mut self, path: &Path) {
         if self.files.len() >= FILES {
             if self.files.len() == FILES && self.problems.is_empty() {
-                self.problem(path, format!("more than {FILES} policy files"));
+                self.problem(
+                    path,
+                    format!("more than {FILES} policy files: is this the right directory?"),
+                );
             }
             return;
         }

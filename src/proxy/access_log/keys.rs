@@ -60,7 +60,7 @@ record_keys! {
         MODEL, "model", "string", "",
             "The model that the client requested";
         QUEUE_CLASS, "class", "string", "",
-            "The request's class, if the route's queue has several";
+            "The request's priority class, if the route's queue has several";
         FLOW, "flow", "string", "",
             "The value of the header that selects the request's flow, if the route's queue has `flow`";
         ATTEMPTS, "attempts", "array", "",
@@ -104,7 +104,7 @@ record_keys! {
         CREDENTIAL, "credential", "string", "",
             "Reference of the credential, if the provider has several";
         CLASS, "class", "string", "",
-            "Class of the outcome";
+            "Class of the attempt's result, such as `success` or `throttled`";
         ATTEMPT_STATUS, "status", "integer", "",
             "Status of the provider's response; absent if none arrived";
         ATTEMPT_START, "start_ms", "number", "ms",

@@ -450,13 +450,17 @@ impl PrebufferError {
     fn explain(&self) -> (ProblemKind, String) {
         let (kind, what) = match self {
             PrebufferError::Broken(error) => return (ProblemKind::ConnectionLost, chain(error)),
-            PrebufferError::FirstByte => {
-                (ProblemKind::ResponseTimeout, "headers came, but no body in time")
+            PrebufferError::FirstByte => (
+                ProblemKind::ResponseTimeout,
+                "the response head arrived, but no body in time (see `timeouts.first_byte`)",
+            ),
+            PrebufferError::Content => (
+                ProblemKind::ResponseTimeout,
+                "the stream began, but no content arrived in time (see `timeouts.first_byte`)",
+            ),
+            PrebufferError::Idle => {
+                (ProblemKind::ResponseTimeout, "the body stalled (see `timeouts.idle`)")
             }
-            PrebufferError::Content => {
-                (ProblemKind::ResponseTimeout, "the stream began, but no content in time")
-            }
-            PrebufferError::Idle => (ProblemKind::ResponseTimeout, "the body stalled"),
             PrebufferError::Deadline => {
                 (ProblemKind::Deadline, "the route's timeout, or the client's own, passed")
             }
@@ -471,7 +475,7 @@ pub fn explain_end(end: StreamEnd) -> &'static str {
     match end {
         StreamEnd::Complete => "the stream is complete",
         StreamEnd::NoEndMarker => "the stream ended without an end marker",
-        StreamEnd::Malformed => "no event of the stream could be read",
+        StreamEnd::Malformed => "no event of the stream could be parsed",
         StreamEnd::Empty => "the stream had no event",
     }
 }

@@ -42,7 +42,7 @@ impl Undecodable {
                 "it has a `Content-Encoding` and was not kept whole: send it without one, or raise \
                  the route's `replay`"
             }
-            Undecodable::Malformed => "it is not what its `Content-Encoding` says",
+            Undecodable::Malformed => "it cannot be decoded by its `Content-Encoding`",
             Undecodable::TooLarge => {
                 "it is larger than the route's `replay` without its `Content-Encoding`, or \
                  `server.buffered` is full"

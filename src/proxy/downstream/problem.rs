@@ -87,7 +87,7 @@ problem_types! {
     NotRewritable, 413, "body-not-rewritable", Some("http_request_error"), false,
         "the provider's rewrite needs the complete body as JSON, and the body was not kept or is not JSON";
     JobTooLarge, 413, "job-too-large", Some("http_request_error"), false,
-        "the body is larger than the route keeps";
+        "the body is larger than the route's replay limit, so it cannot become a job";
     UriTooLong, 414, "uri-too-long", Some("http_request_error"), true,
         "the request target is too long";
     IdempotencyKeyReused, 422, "idempotency-key-reused", Some("http_request_error"), false,

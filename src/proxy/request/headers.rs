@@ -223,7 +223,7 @@ pub fn write(out: &mut Vec<u8>, headers: &HeaderMap, attempt: AttemptHead<'_>) {
         if passes || !is_carrier(name, value) {
             write_header(out, name, value);
         } else if *name == SEC_WEBSOCKET_PROTOCOL {
-            write_list(out, name, sub_protocols.kept(value.as_bytes()));
+            write_list(out, name, sub_protocols.harmless_items(value.as_bytes()));
         }
     }
     for (name, set) in &provider.headers.set {

@@ -39,11 +39,12 @@ impl Overrides {
                 |why: String| Problem::new(ProblemKind::BadOverride, format!("{name}: {why}"));
             if !allowed(what, route.allow_override) {
                 return Err(refuse(format!(
-                    "route `{}` does not allow it (its allow_override names what it does)",
+                    "route `{}` does not allow it (see its allow_override)",
                     route.name
                 )));
             }
-            let value = value.to_str().map_err(|_| refuse("not text".to_owned()))?;
+            let value =
+                value.to_str().map_err(|_| refuse("the value is not visible ASCII".to_owned()))?;
             overrides.set(what, value.trim()).map_err(refuse)?;
         }
         Ok(overrides)
@@ -63,7 +64,7 @@ impl Overrides {
                     "auto" => Idempotence::Auto,
                     "always" => Idempotence::Always,
                     "never" => Idempotence::Never,
-                    _ => return Err(format!("`{value}` is not auto, always or never")),
+                    _ => return Err(format!("`{value}` (expected auto, always or never)")),
                 });
             }
             "priority" => self.priority = Some(value.to_owned()),
@@ -107,7 +108,7 @@ impl Overrides {
             let known: Vec<_> = queue.classes.iter().map(|class| class.name.as_str()).collect();
             let known = known.join(", ");
             let detail = format!(
-                "{name}: `{text}` is no class of queue `{}` (expected one of {known}, or a place from 0 to {})",
+                "{name}: `{text}` is no class of queue `{}` (expected one of {known}, or a position from 0 to {})",
                 queue.name,
                 queue.classes.len() - 1
             );
