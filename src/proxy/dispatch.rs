@@ -47,7 +47,7 @@ pub async fn run_without_modes(request: &mut ProxyRequest, route: &Route) -> Dis
 }
 
 async fn admit(request: &mut ProxyRequest, route: &Route) -> DispatchOutcome {
-    route.live.record_request(request.body.taken());
+    route.live.record_request(request.body.received_at());
     match next_attempt(request, route, None).await {
         Ok(selection) => attempts(request, route, selection).await,
         Err(denied) => {

@@ -322,7 +322,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Those of `keys` that the section at `node` has.
-    pub fn given(&self, node: NodeId, keys: &[&'static str]) -> Vec<&'static str> {
+    pub fn present_keys(&self, node: NodeId, keys: &[&'static str]) -> Vec<&'static str> {
         keys.iter().copied().filter(|key| self.tree.child(node, key).is_some()).collect()
     }
 

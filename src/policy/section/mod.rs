@@ -317,7 +317,7 @@ macro_rules! one_of {
                 fn read_keys(node: NodeId, check: &mut Checker<'_>) -> Option<Self> {
                     let kinds = $kind::ALL.iter().copied();
                     let given: Vec<_> =
-                        kinds.filter(|kind| !check.given(node, &kind.keys()).is_empty()).collect();
+                        kinds.filter(|kind| !check.present_keys(node, &kind.keys()).is_empty()).collect();
                     match check.only(node, stringify!($what), &given)? {
                         $($kind::$variant => {
                             type Written = form_of!($model $(, $form)?);

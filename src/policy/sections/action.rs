@@ -72,7 +72,7 @@ pub fn consistent_actions(list: NodeId, check: &mut Checker<'_>) {
     let (tree, mut before) = (check.tree, Vec::<(NodeId, ActionKind)>::new());
     for node in tree.children(list) {
         let mut kinds = ActionKind::of_requests();
-        let kind = kinds.find(|kind| !check.given(node, &kind.keys()).is_empty());
+        let kind = kinds.find(|kind| !check.present_keys(node, &kind.keys()).is_empty());
         let Some(kind) = kind else { continue };
         let first = |kind| before.iter().find(|(_, other)| *other == kind).map(|(at, _)| *at);
         if let Some(respond) = first(ActionKind::Respond) {
@@ -213,7 +213,7 @@ impl Form for Respond {
         const JSON: &str = "application/json";
         const TEXT: &str = "text/plain; charset=utf-8";
         let RespondKeys { status, mut headers, json, text, file } = RespondKeys::read(node, check)?;
-        if check.given(node, &["json", "text", "file"]).len() > 1 {
+        if check.present_keys(node, &["json", "text", "file"]).len() > 1 {
             check.error(node, "expected one of `json`, `text` and `file`");
         }
         let (kind, body, content_type) = match (json, text, file) {

@@ -89,7 +89,7 @@ section! {
 fn one_kind(_: &mut AuthKeys, node: NodeId, check: &mut Checker<'_>) {
     let mut keys = Vec::new();
     AuthKeys::keys(&mut keys);
-    if check.given(node, &keys).len() != 1 && !check.damaged(node) {
+    if check.present_keys(node, &keys).len() != 1 && !check.damaged(node) {
         check.error(node, "expected one of `bearer`, `header` and `basic`");
     }
 }

@@ -145,7 +145,7 @@ fn located(benchmark: &mut BenchmarkPolicy, node: NodeId, check: &mut Checker<'_
 }
 
 fn bounded_load(load: &mut BenchmarkLoad, node: NodeId, check: &mut Checker<'_>) {
-    let given = check.given(node, &["rate", "concurrency"]);
+    let given = check.present_keys(node, &["rate", "concurrency"]);
     let Some(only) = check.only(node, "of `rate` and `concurrency`", &given) else { return };
     load.pace = match (load.rate, load.concurrency) {
         (Some(rate), _) => Pace::Rate(rate.per_second()),

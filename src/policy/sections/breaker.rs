@@ -115,7 +115,7 @@ fn longest_open_time_last(breaker: &mut Breaker, node: NodeId, check: &mut Check
 }
 
 fn one_limit(_: &mut SlowRule, node: NodeId, check: &mut Checker<'_>) {
-    if let [_, second] = check.given(node, &["slower_than", "slower_than_baseline"])[..]
+    if let [_, second] = check.present_keys(node, &["slower_than", "slower_than_baseline"])[..]
         && let Some(at) = check.tree.child(node, second)
     {
         check.error(at, "expected `slower_than` or `slower_than_baseline`, found both");

@@ -308,7 +308,7 @@ text_form! {
             let mut keys = vec!["any", "all"];
             Sign::keys(&mut keys);
             check.map(node, &keys)?;
-            let given = check.given(node, &keys);
+            let given = check.present_keys(node, &keys);
             if given.len() > 1 && !check.damaged(node) {
                 let found = given.len();
                 let message =

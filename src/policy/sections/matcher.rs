@@ -355,7 +355,7 @@ section! {
 }
 
 fn one_of_two(_: &mut HeaderCondition, node: NodeId, check: &mut Checker<'_>) {
-    if check.given(node, &["regex", "present"]).len() != 1 && !check.damaged(node) {
+    if check.present_keys(node, &["regex", "present"]).len() != 1 && !check.damaged(node) {
         check.error(node, "expected one of `regex` and `present`");
     }
 }

@@ -62,12 +62,12 @@ fn conditions(_: &mut ClassifyRule, node: NodeId, check: &mut Checker<'_>) {
     let mut keys = Vec::new();
     ClassifyRule::keys(&mut keys);
     keys.retain(|key| *key != "as");
-    if check.given(node, &keys).is_empty() && !check.damaged(node) {
+    if check.present_keys(node, &keys).is_empty() && !check.damaged(node) {
         let keys: Vec<_> = keys.iter().map(|key| format!("`{key}`")).collect();
         check
             .error(node, format!("the rule has no condition: expected one of {}", keys.join(", ")));
     }
-    let whole = check.given(node, &["json", "body"]);
+    let whole = check.present_keys(node, &["json", "body"]);
     if let (Some(event), Some(whole)) = (check.tree.child(node, "event"), whole.first()) {
         let message =
             format!("`event` and `{whole}` exclude each other: an event is not a whole body");

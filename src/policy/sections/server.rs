@@ -124,7 +124,7 @@ impl ClientTls {
 }
 
 fn both_or_neither(_: &mut ClientTls, node: NodeId, check: &mut Checker<'_>) {
-    if let [given] = check.given(node, &["client_cert", "client_key"])[..] {
+    if let [given] = check.present_keys(node, &["client_cert", "client_key"])[..] {
         let other = if given == "client_cert" { "client_key" } else { "client_cert" };
         check.error_on_key(node, format!("`{given}` needs `{other}` too"));
     }

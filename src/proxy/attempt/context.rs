@@ -86,7 +86,7 @@ impl ProxyRequest {
             body.set_undecodable(Undecodable::NotKept);
         }
         self.requests_stream = requests_stream(&self.head, body.stream_flag());
-        self.limits.start_timeout(&self.route, body.taken());
+        self.limits.start_timeout(&self.route, body.received_at());
         self.limits.estimate_tokens(&body);
         self.body = body;
     }

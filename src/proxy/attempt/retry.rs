@@ -69,7 +69,7 @@ pub async fn next_attempt(
         None => limit_providers(request, route),
     }
     // The body was received just now; an attempt or a wait takes time.
-    let mut now = if after.is_none() { request.body.taken() } else { clock::now() };
+    let mut now = if after.is_none() { request.body.received_at() } else { clock::now() };
     loop {
         match next_step(request, route, after, true, now) {
             NextStep::Attempt(selection) => {

@@ -178,7 +178,7 @@ fn enter_queue(
         class: request.limits.class(),
         flow: request.limits.flow(),
         bytes: request.body.len(),
-        arrived: request.body.taken(),
+        arrived: request.body.received_at(),
         until,
     };
     match request.worker.live.wait_queue.enqueue(&queue.live, entry, now) {
@@ -262,7 +262,7 @@ pub fn count_shed(request: &ProxyRequest, queue: &RouteQueue, reason: ShedReason
 pub fn queue_backlog(request: &ProxyRequest, route: &Route) -> Duration {
     let tier = &route.tiers[request.attempts.tier].candidates;
     let providers: Vec<u32> = tier.iter().map(|c| c.provider.live.id()).collect();
-    let own = request.limits.deadline().saturating_duration_since(request.body.taken());
+    let own = request.limits.deadline().saturating_duration_since(request.body.received_at());
     let most = route.queue.as_ref().map_or(own, |queue| queue.policy.max_wait.min(own));
     let known = request.worker.live.wait_queue.backlog(&providers, most);
     let seconds = known.unwrap_or_default().as_secs_f64().round();

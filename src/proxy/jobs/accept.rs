@@ -90,7 +90,8 @@ async fn accept(
     let now = Millis::of(clock::wall());
     let limits = &queue.policy.durable;
     let limits = QueueLimits { jobs: limits.max_jobs, bytes: limits.max_bytes };
-    let accepted = store.enqueue(job, limits, now).await.map_err(|failure| lost(&failure))?;
+    let accepted =
+        store.enqueue(job, limits, now).await.map_err(|failure| store_problem(&failure))?;
     request.record.job = match &accepted {
         EnqueueResult::New => Some(id),
         EnqueueResult::Known(known, _) => Some(*known),
@@ -231,7 +232,7 @@ fn applied(status: StatusCode, wait: Option<Duration>) -> Option<HeaderValue> {
 }
 
 /// The problem for a failure of the store.
-pub fn lost(failure: &StoreError) -> Problem {
+pub fn store_problem(failure: &StoreError) -> Problem {
     Problem::new(ProblemKind::StoreUnavailable, failure.to_string()).retry_after(Some(FULL))
 }
 

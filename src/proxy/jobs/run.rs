@@ -88,7 +88,7 @@ pub fn admit(
         degrade_job(&mut request)
             .map_err(|rejected| Blocked::For(rejected.retry_after, rejected.reason))?;
         let route = Arc::clone(&request.route);
-        route.live.record_request(request.body.taken());
+        route.live.record_request(request.body.received_at());
         match next_attempt(&mut request, &route, None).await {
             Ok(selection) => Ok(Box::new(Admitted { request, selection })),
             Err(denied) => {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Uri};
 
-use super::accept::{OURS, lost, pending, principal};
+use super::accept::{OURS, pending, principal, store_problem};
 use super::preference::Preferences;
 use crate::clock;
 use crate::credentials::identity::CallerIdentity;
@@ -59,7 +59,7 @@ fn unknown(id: JobId) -> Problem {
 }
 
 async fn find(store: &Store, id: JobId, principal: Principal) -> Result<JobRecord, Problem> {
-    let job = store.job(id).await.map_err(|failure| lost(&failure))?;
+    let job = store.job(id).await.map_err(|failure| store_problem(&failure))?;
     job.filter(|job| job.principal == principal).ok_or_else(|| unknown(id))
 }
 
@@ -90,7 +90,8 @@ pub async fn state_or_result(
     let last = || job.error.clone().unwrap_or_else(|| "no error was recorded".to_owned());
     match job.state {
         JobState::Done => {
-            let response = store.response(job.seq).await.map_err(|failure| lost(&failure))?;
+            let response =
+                store.response(job.seq).await.map_err(|failure| store_problem(&failure))?;
             response.map(|response| result(id, response)).ok_or_else(|| unknown(id))
         }
         JobState::Dead => Err(Problem::new(ProblemKind::JobFailed, format!("{id}: {}", last()))),
@@ -127,7 +128,8 @@ async fn cancel(
     principal: Principal,
 ) -> Result<Response<ResponseBody>, Problem> {
     let now = Millis::of(clock::wall());
-    let stood = store.cancel(id, Some(principal), now).await.map_err(|failure| lost(&failure))?;
+    let stood =
+        store.cancel(id, Some(principal), now).await.map_err(|failure| store_problem(&failure))?;
     match stood {
         None => Err(unknown(id)),
         Some(JobState::Cancelled) => Ok(no_content()),

@@ -42,7 +42,7 @@ pub struct RequestBody {
     /// The body that is sent is decoded, although it arrived encoded.
     is_sent_decoded: bool,
     /// When it was complete, or known to be streamed.
-    taken: Instant,
+    received_at: Instant,
     /// Set for a streamed body.
     upload: Option<Rc<UploadProgress>>,
     /// The body as received, if another one is sent in its place.
@@ -125,7 +125,7 @@ impl RequestBody {
     }
 
     /// For a request without a body, or before its body is received.
-    pub fn empty(taken: Instant) -> RequestBody {
+    pub fn empty(received_at: Instant) -> RequestBody {
         RequestBody {
             state: State::Empty,
             model: OnceCell::new(),
@@ -133,7 +133,7 @@ impl RequestBody {
             undecodable: None,
             encoded: None,
             is_sent_decoded: false,
-            taken,
+            received_at,
             upload: None,
             original: None,
             not_replayable: None,
@@ -142,10 +142,10 @@ impl RequestBody {
     }
 
     fn new(state: State, model: OnceCell<Option<ModelName>>) -> RequestBody {
-        let taken = clock::now();
-        let upload =
-            matches!(state, State::Streamed { .. }).then(|| Rc::new(UploadProgress::new(taken)));
-        RequestBody { state, model, upload, ..RequestBody::empty(taken) }
+        let received_at = clock::now();
+        let upload = matches!(state, State::Streamed { .. })
+            .then(|| Rc::new(UploadProgress::new(received_at)));
+        RequestBody { state, model, upload, ..RequestBody::empty(received_at) }
     }
 
     fn buffered(prefix: Prefix, room: Reservation, reads_body: bool) -> RequestBody {
@@ -318,7 +318,7 @@ impl RequestBody {
             undecodable: self.undecodable,
             encoded: self.encoded.clone(),
             is_sent_decoded: self.is_sent_decoded,
-            ..RequestBody::empty(self.taken)
+            ..RequestBody::empty(self.received_at)
         })
     }
 
@@ -342,8 +342,8 @@ impl RequestBody {
     }
 
     /// When the body was complete, or known to be streamed.
-    pub fn taken(&self) -> Instant {
-        self.taken
+    pub fn received_at(&self) -> Instant {
+        self.received_at
     }
 
     /// The body for an attempt at this provider.

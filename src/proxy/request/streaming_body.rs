@@ -97,7 +97,7 @@ impl StreamingBody {
         timer.as_mut().poll(cx)
     }
 
-    fn passed(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+    fn forward_frame(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         self.upload.moved(frame.data_ref().map_or(0, |data| data.len() as u64));
         match frame.into_trailers() {
             Ok(trailers) => {
@@ -119,7 +119,7 @@ impl Body for StreamingBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         if let Some(frame) = this.first.pop_front() {
-            return Poll::Ready(Some(Ok(this.passed(frame))));
+            return Poll::Ready(Some(Ok(this.forward_frame(frame))));
         }
         let Some(rest) = this.rest.as_mut() else {
             this.upload.complete.set(true);
@@ -134,7 +134,7 @@ impl Body for StreamingBody {
                 if let Some((began, _)) = this.wait.take() {
                     this.waited += clock::since(began);
                 }
-                Poll::Ready(Some(Ok(this.passed(frame))))
+                Poll::Ready(Some(Ok(this.forward_frame(frame))))
             }
             Poll::Ready(Some(Err(error))) => {
                 this.upload.failed.set(Some(ProblemKind::RequestInterrupted));

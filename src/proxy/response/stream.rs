@@ -125,7 +125,7 @@ impl Streaming {
         streaming
     }
 
-    fn passed(&mut self, frame: Frame<Bytes>) -> Polled {
+    fn forward_frame(&mut self, frame: Frame<Bytes>) -> Polled {
         let size = frame.data_ref().map_or(0, |data| data.len() as u64);
         if let Some(record) = self.resumable.record() {
             record.bytes_out += size;
@@ -133,7 +133,7 @@ impl Streaming {
         Poll::Ready(Some(Ok(frame)))
     }
 
-    fn over(&mut self) {
+    fn complete(&mut self) {
         self.settle();
         if let Some(record) = self.resumable.record() {
             record.finish(RequestEnd::Complete);
@@ -184,7 +184,7 @@ impl Streaming {
     }
 
     /// Reports the interruption to the breaker and the degradation modes, and drops the stream.
-    fn lost(&mut self, cut: Interruption) {
+    fn report_interruption(&mut self, cut: Interruption) {
         self.settle();
         let Some(stream) = self.stream.take() else { return };
         self.route.count_interrupted(&self.metrics, cut.as_str());
@@ -210,7 +210,7 @@ impl Streaming {
         let partial = sse.and_then(|reader| reader.partial());
         // An error event of the provider has already been forwarded.
         let partial = partial.filter(|partial| !self.failed && !partial.text.trim().is_empty());
-        self.lost(cut);
+        self.report_interruption(cut);
         if let Some(partial) = partial.filter(|_| on_cut == OnCut::Continue)
             && let Some(request) = self.resumable.take_request()
         {
@@ -282,7 +282,7 @@ impl Streaming {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Polled {
         loop {
             if let Some(frame) = self.first.pop_front() {
-                return self.passed(frame);
+                return self.forward_frame(frame);
             }
             if let Some(broken) = self.broken {
                 return self.poll_broken(broken, cx);
@@ -291,7 +291,7 @@ impl Streaming {
                 return self.poll_continuation(cx);
             }
             let Some(stream) = self.stream.as_mut() else {
-                self.over();
+                self.complete();
                 return Poll::Ready(None);
             };
             match Pin::new(&mut stream.rest).poll_frame(cx) {
@@ -440,7 +440,7 @@ impl Drop for Streaming {
         if let Some(Broken::WritingError(cut) | Broken::ErrorWritten(cut)) = self.broken {
             self.cut(cut);
         } else if self.is_at_end() {
-            self.over();
+            self.complete();
         } else {
             self.settle();
         }
