@@ -2,8 +2,8 @@
 //! secret, and repeated for about ten minutes until they are accepted.
 //!
 //! Each mode sends at most two messages a minute to each target, so that a short episode is reported at
-//! its entry and at its end. Further changes wait, and then one message says what is so now and counts
-//! the changes in between. When the process ends, they do not wait. A newer message replaces one that is
+//! its entry and at its end. Further changes wait, and then one message states the current mode and
+//! counts the changes in between. When the process ends, they do not wait. A newer message replaces one that is
 //! still being repeated, so at most one is in flight per target.
 
 use std::cell::RefCell;

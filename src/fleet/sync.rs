@@ -22,7 +22,7 @@ use crate::clock;
 use crate::resilience::breaker::shared_state::SharedState;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How often pending messages are sent, beside each wake: leases are renewed by time.
+/// How often pending messages are sent even without a wake, because leases are renewed by time.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// A host without a heartbeat for this long is gone.
 const HOST_TTL: Duration = Duration::from_secs(5);

@@ -163,7 +163,7 @@ impl CallbackSender {
     }
 }
 
-/// The headers that describe a job beside its result.
+/// The headers that describe the job of a result.
 fn headers(job: &JobRecord, response: Option<&StoredResponse>) -> Vec<(&'static str, String)> {
     let mut headers = vec![("outrigger-job-state", job.state.as_str().to_owned())];
     let Some(response) = response else { return headers };

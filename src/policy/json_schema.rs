@@ -1,7 +1,7 @@
 //! The JSON Schema of a policy file (draft 2020-12), for editors.
 //!
-//! It has keys, forms, words and defaults, and the meaning of each key; what only the whole policy
-//! can tell (references, secrets) is left to `check`.
+//! It has keys, forms, words and defaults, and the meaning of each key; `check` finds
+//! problems that only the whole policy shows (references, secrets).
 
 use std::collections::BTreeMap;
 

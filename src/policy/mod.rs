@@ -4,7 +4,7 @@
 //! through [`Sources`]. Three steps, each of which reports every problem that it finds:
 //!
 //! 1. `yaml/parse.rs`: the text of each file becomes a tree whose values know their locations.
-//! 2. `presets/`: a preset's keys are laid under those of each provider that names it.
+//! 2. `presets/`: a preset's keys are added to those of each provider that names it.
 //! 3. `validate.rs`: the tree becomes a [`Policy`], whose types cannot hold a wrong value. Each key
 //!    is declared once, in `sections/`, with its form, default, bounds and meaning.
 //!

@@ -122,8 +122,8 @@ pub fn compare(a: &[RunBlock], b: &[RunBlock], mut draw: impl FnMut() -> f64) ->
     })
 }
 
-/// Compares runs whose blocks were measured alternately: block `i` of one beside block `i` of
-/// the other. Blocks without a partner are left out. `draw` is in [0, 1).
+/// Compares runs whose blocks were measured alternately: block `i` of one with block `i` of the
+/// other. Blocks without a partner are left out. `draw` is in [0, 1).
 pub fn compare_paired(a: &[RunBlock], b: &[RunBlock], mut draw: impl FnMut() -> f64) -> Comparison {
     let count = a.len().min(b.len());
     let (a, b) = (&a[..count], &b[..count]);

@@ -30,7 +30,7 @@ const UNSPECIFIED: &[u8] = b"\"FINISH_REASON_UNSPECIFIED\"";
 const MAX_IDENTITY: usize = 256;
 /// How the types of Cohere's events begin.
 const COHERE_TYPES: [&str; 4] = ["message-", "content-", "tool-", "citation-"];
-/// Fields beside the content that prevent a continuation as well.
+/// Further fields that prevent a continuation.
 const NON_TEXT_FIELDS: [&str; 3] = ["/choices/1", "/content_block/text", "/delta/citation"];
 
 /// Whether a field that ends a stream is set. Some APIs send it in every event.

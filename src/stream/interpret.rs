@@ -19,7 +19,7 @@ use crate::json::value;
 use crate::policy::sections::model::{self, Mark};
 use crate::resilience::outcome::AttemptClass;
 
-/// The content fields of the built-in formats, beside `NON_TEXT_CONTENT`.
+/// The content fields of the built-in formats; `NON_TEXT_CONTENT` has more.
 const CONTENT: [&str; 4] = [
     "/choices/0/delta/content",
     "/delta/text",

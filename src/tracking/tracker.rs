@@ -221,7 +221,7 @@ impl Tracker {
         self.publish(live);
     }
 
-    /// Tells the degradation modes which series are slow.
+    /// Publishes the slow series to the degradation modes.
     fn publish(&self, live: &Live) {
         let slow = self.reported.iter().filter_map(|(AlarmKey { series, measure }, regression)| {
             let slowdown = regression.slowdown(*measure)?;
@@ -253,8 +253,8 @@ impl Tracker {
         }
     }
 
-    /// The standing alarms. One without calls does not count: a degradation mode may have taken
-    /// them away, and only calls can tell whether it is over.
+    /// The standing alarms. An alarm without calls does not count: a degradation mode may have moved
+    /// the calls elsewhere, and only calls show whether the regression is over.
     fn alarms(&self) -> Alarms {
         let mut alarms = Alarms::new();
         for (series, tracked) in &self.series {
@@ -280,7 +280,7 @@ impl Tracker {
         several && alarm_scope(statuses) == AlarmScope::Host
     }
 
-    /// Tells a recorder what is usual, for the breakers.
+    /// Sets the usual p95 of a recorder, for the breakers.
     fn set_usual_p95(&self, recorder: &CallRecorder) {
         recorder.set_usual_p95(|model| {
             let (route, provider) = (recorder.route.clone(), recorder.provider.clone());

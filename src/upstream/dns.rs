@@ -146,7 +146,7 @@ impl DnsEntry {
         }
     }
 
-    /// Asks for an early refresh, because no address could be reached.
+    /// Requests an early refresh, because no address could be reached.
     pub(super) fn request_refresh(&self) {
         self.refresh_requested.notify_one();
     }

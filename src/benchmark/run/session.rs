@@ -1,4 +1,4 @@
-//! The execution of a run on the current thread: the calls in their order, and the checks beside
+//! The execution of a run on the current thread: the calls in their order, and the checks during
 //! them.
 //!
 //! With one target all calls are one leg. With two, each target has a warm-up, and then the targets

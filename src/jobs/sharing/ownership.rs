@@ -52,7 +52,7 @@ pub struct Ownership {
     deferred: RefCell<HashMap<JobId, DeferredJob>>,
     /// Queues that are shared, or were since the start.
     queues: RefCell<HashSet<String>>,
-    /// Final jobs that are to be removed from Redis, beside those that the store reports.
+    /// Final jobs to remove from Redis, in addition to those that the store reports.
     pub to_remove: RefCell<Vec<JobId>>,
     /// Results that the store has and Redis still holds.
     pub fetched: RefCell<HashSet<JobId>>,

@@ -67,7 +67,7 @@ impl ProviderQuota {
         self.is_limited.store(rates.any(), Ordering::Release);
     }
 
-    /// The tokens that an estimate stands for, by past responses.
+    /// An estimate of tokens, corrected by past responses.
     pub fn corrected(&self, estimate: f64) -> f64 {
         estimate * f64::from_bits(self.ratio.load(Ordering::Relaxed))
     }

@@ -1,11 +1,11 @@
 //! Presets: the facts about well-known providers, as ordinary keys of a provider.
 //!
-//! A preset is a YAML file of this folder. Before a policy is validated, the preset's keys are laid
-//! under those of each provider that names it, so that the rest of the program sees one provider with
-//! all its keys. Maps are merged; any other value of the policy replaces the preset's.
+//! A preset is a YAML file of this folder. Before a policy is validated, the preset's keys are added
+//! to those of each provider that names it, so that the rest of the program sees one provider with all
+//! its keys. Maps are merged; any other value of the policy replaces the preset's.
 //!
-//! `${key}` in a preset's `auth` stands for the provider's `key`, which may be a list. The resulting
-//! `auth` is located at that `key`, so that problems point at the text that the user wrote.
+//! `${key}` in a preset's `auth` is replaced by the provider's `key`, which may be a list. The resulting
+//! `auth` has the position of that `key`, so that problems point at the text that the user wrote.
 
 pub mod generation;
 
@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::policy::yaml::diagnostic::Diagnostic;
 use crate::policy::yaml::tree::{Kind, Node, NodeId, Tree, TreeStep};
 
-/// Stands for the provider's `key`.
+/// Is replaced by the provider's `key`.
 const KEY: &str = "${key}";
 
 /// A well-known provider.
@@ -46,7 +46,7 @@ impl Preset {
         ALL.iter().find(|preset| preset.name == name)
     }
 
-    /// The provider's URL. A part in capital letters stands for the user's own.
+    /// The provider's URL. A part in capital letters is to be replaced by the user's own.
     pub fn url(&self) -> &'static str {
         let mut lines = self.text.lines().map(|line| line.trim_start_matches("# "));
         lines.find_map(|line| line.strip_prefix("url: ")).unwrap_or_default()
@@ -84,7 +84,7 @@ impl Preset {
     }
 }
 
-/// Lays the presets under the providers that name them.
+/// Adds the keys of presets to the providers that name them.
 pub fn apply(tree: &mut Tree, roots: &[NodeId], problems: &mut Vec<Diagnostic>) {
     let lists = roots.iter().filter_map(|root| tree.child(*root, "providers"));
     let providers: Vec<_> = lists.flat_map(|list| tree.children(list)).collect();

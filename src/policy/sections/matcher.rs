@@ -2,8 +2,8 @@
 //!
 //! This runs for each request and each route until one matches, so nothing here allocates. The path
 //! is compared as received, with its percent-encoding and without the query: the path that is
-//! matched is the path that is forwarded, and two spellings of one path, which the provider may
-//! tell apart, are two paths. A host has no port and no case (RFC 9110, 4.2.3). A regular
+//! matched is the path that is forwarded, and two spellings of one path are two paths, because the
+//! provider may distinguish them. A host has no port and no case (RFC 9110, 4.2.3). A regular
 //! expression may match anywhere in the text; `^` and `$` anchor it.
 
 use std::fmt;

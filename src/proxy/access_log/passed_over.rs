@@ -2,7 +2,7 @@
 //!
 //! A selection that finds every endpoint usable notes nothing. One that waits selects again and again,
 //! so each endpoint and reason is noted once. The words of `snapshot::obstacle` are the same where they
-//! mean the same; these tell more apart.
+//! mean the same; there are more of them here.
 
 use std::cell::RefCell;
 use std::sync::Arc;

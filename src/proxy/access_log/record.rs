@@ -148,7 +148,7 @@ impl AccessRecord {
         })
     }
 
-    /// A record for work beside this request, such as a hedge; it is not written.
+    /// A record for work that accompanies this request, such as a hedge; it is not written.
     pub fn detached(&self) -> Box<Self> {
         let (method, uri) = (self.method.clone(), self.uri.clone());
         let route = self.route.clone();

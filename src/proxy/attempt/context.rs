@@ -33,7 +33,7 @@ use crate::stream::continuation::PartialResponse;
 pub struct ProxyRequest {
     pub worker: Rc<Worker>,
     pub client: Rc<Client>,
-    /// The connection's own; a hedge has another, because it waits beside its request.
+    /// The connection's own; a hedge has another, because it waits at the same time as its request.
     pub timer: Rc<Timer>,
     pub route: Arc<Route>,
     pub head: RequestHead,

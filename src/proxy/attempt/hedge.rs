@@ -1,4 +1,4 @@
-//! Hedged attempts: a second attempt beside one that takes long (Dean and Barroso, "The Tail at
+//! Hedged attempts: a second attempt while the first takes long (Dean and Barroso, "The Tail at
 //! Scale", 2013).
 //!
 //! The second attempt goes to another endpoint and is charged to the hedge budget and to the route's
@@ -52,7 +52,7 @@ enum HedgeOutcome {
 
 type Attempt<'a> = Pin<Box<dyn Future<Output = AttemptResult> + 'a>>;
 
-/// Makes one attempt, and another beside it if it takes long and the route hedges.
+/// Makes one attempt, and a concurrent second one if it takes long and the route hedges.
 pub async fn attempt_or_hedge(
     request: &mut ProxyRequest,
     route: &Route,

@@ -90,7 +90,7 @@ pub async fn inspect(
     let candidate = received.selection.endpoint.candidate(route);
     let status = received.head.status.as_u16();
     observe_quota(request, candidate, &received);
-    // Retry-After of a good response does not ask to wait.
+    // Retry-After of a good response is no reason to wait.
     let retry_after = match status >= 300 {
         true => retry_after(&received.head.headers, clock::wall),
         false => None,

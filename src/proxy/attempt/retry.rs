@@ -4,7 +4,7 @@
 //! where. Another endpoint is tried at once, the same one after its backoff. A wait of up to
 //! `patience` is spent on the route's `providers`; a longer one moves to `fallback`. Without a
 //! fallback, the request waits for capacity until its deadline, but a hold is passed on to the
-//! client: a client knows better than to keep a connection open for a minute. A provider that names
+//! client, which should not keep a connection open for a minute. A provider that names
 //! no time is not waited for if another one can be tried.
 //!
 //! When the last fallback can do no more, providers that were passed over get their turn after all,

@@ -124,7 +124,7 @@ fn sticky_candidate(
     candidates.iter().enumerate().take(MAX_CANDIDATES).find(same).map(|(index, _)| index)
 }
 
-/// A breaker that wants a probe goes first; then the balancer decides.
+/// An endpoint whose breaker needs a probe comes first; otherwise the balancer decides.
 fn balance(
     request: &ProxyRequest,
     route: &Route,

@@ -62,8 +62,8 @@ fn detached_request(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
     }
     let body = RequestBody::of(body, room, request.route.reads_body);
     let head = request.head.duplicate();
-    let mut beside = ProxyRequest::new(worker, &client, &request.route, record, head);
-    beside.set_body(body);
-    beside.limits.inherit(&request.limits);
-    Some(beside)
+    let mut revalidation = ProxyRequest::new(worker, &client, &request.route, record, head);
+    revalidation.set_body(body);
+    revalidation.limits.inherit(&request.limits);
+    Some(revalidation)
 }

@@ -9,7 +9,7 @@
 //! buffer is in use.
 //!
 //! A client that has closed its sending side has either left or waits for the response, and TCP
-//! does not say which. An interim response tells them apart: a client that has left resets the
+//! does not say which. An interim response shows which: a client that has left resets the
 //! connection. It is sent only before the response begins, and to HTTP/1.1 alone.
 //!
 //! The responses of hyper's parser get a body here (see `parser_error`).

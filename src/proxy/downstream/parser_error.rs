@@ -26,7 +26,7 @@ enum Writing {
     Rest,
 }
 
-/// Tells the parser's own responses from those of the handler.
+/// Distinguishes the parser's own responses from those of the handler.
 #[derive(Debug)]
 pub(super) struct ParserErrors {
     writing: AtomicU8,

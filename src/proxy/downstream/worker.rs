@@ -167,8 +167,8 @@ impl Worker {
         }
     }
 
-    /// Whether the record of a request that begins now is kept beside the log, in which records of
-    /// JSON are kept anyway.
+    /// Whether the record of a request that begins now is kept for `/api/requests`. A log in JSON
+    /// keeps every record anyway.
     pub fn keeps_record(&self, log: Option<LogFormat>) -> bool {
         let left = if log == Some(LogFormat::Json) { 0 } else { self.recent.left.get() };
         if left > 0 {

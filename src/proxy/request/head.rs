@@ -94,7 +94,7 @@ impl RequestHead {
         self.marks().has(HeaderMarks::IDEMPOTENCY_KEY)
     }
 
-    /// Asks for a response that is not compressed, so that it can be read.
+    /// Requests a response that is not compressed, so that it can be read.
     pub fn accept_identity(&mut self) {
         self.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }

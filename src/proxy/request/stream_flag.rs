@@ -1,4 +1,4 @@
-//! Whether a request asks for a stream.
+//! Whether a request is for a stream.
 //!
 //! A stream has to arrive uncompressed, because it is read; and a response to such a request is a
 //! stream, whatever its label says.

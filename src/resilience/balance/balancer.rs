@@ -9,8 +9,8 @@
 //! - `first`: the first in order; the others are spares.
 //!
 //! An endpoint without a measurement costs nothing while idle, so it gets one trial at once;
-//! until that ends it counts as `UNKNOWN`, which is expensive beside a healthy endpoint and
-//! cheap beside a failing one.
+//! until that ends it counts as `UNKNOWN`, which is expensive compared with a healthy endpoint
+//! and cheap compared with a failing one.
 //!
 //! The list of candidates is always complete and in the same order: positions are the keys of
 //! the state, and eligibility may change between calls.

@@ -7,13 +7,13 @@
 //!
 //! Failures must count as slow. An endpoint that fails in 1 ms would otherwise be the fastest
 //! and attract all traffic. So each failure sets a *penalty* of at least 1 s and ten times the
-//! estimate, and each success takes nine tenths of it away. It is kept beside the average, so
-//! that one failure among many successes does not leave a false latency behind.
+//! estimate, and each success takes nine tenths of it away. It is kept apart from the average,
+//! so that one failure among many successes does not leave a false latency behind.
 //!
 //! - Only an attempt that began after the last penalty multiplies it: a hundred attempts that
 //!   are cut off together are one event.
 //! - The limit is 10,000 s and not some timeout, since the balancer multiplies by the pending
-//!   attempts: beside 200 pending attempts of 5 s a penalty of 30 s looks cheap. Recovery is
+//!   attempts: compared with 200 pending attempts of 5 s a penalty of 30 s looks cheap. Recovery is
 //!   still quick: 10 s without attempts take away a factor of e.
 
 use std::time::{Duration, Instant};

@@ -113,7 +113,7 @@ impl Measure {
     }
 
     /// The value of a block of readings. An error rate of few calls is 0 most of the time, so the
-    /// median says nothing about it, and the mean of the block stands for it.
+    /// median says nothing about it, and the mean of the block is used.
     pub(crate) fn is_mean(self) -> bool {
         self == Measure::ErrorRate
     }

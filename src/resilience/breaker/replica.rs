@@ -9,8 +9,8 @@
 //!   requested as soon as a request needs it; a request without an alternative waits for the
 //!   reply, at most [`LEASE_REPLY_TIMEOUT`], and is rejected then;
 //! - leases were denied for longer than two lease times: the local breaker probes instead. The
-//!   host keeps requesting leases, closed or not: if every host probed by itself, no host
-//!   would end the fleet's half-open state.
+//!   host keeps requesting leases, closed or not: if every host probed on its own, no
+//!   host would end the fleet's half-open state.
 //!
 //! A lease lasts `ttl` from when it was requested. A probe must begin within its first tenth
 //! and so ends within it; a lease not used by then is renewed for [`LEASE_KEEP`] after the
