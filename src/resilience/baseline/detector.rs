@@ -5,7 +5,7 @@
 //! both: the sum is above the threshold, and the change is confirmed, that is at least four of the
 //! last six readings are past the level by the larger of two MAD and the measure's least change.
 //! It is over after twelve readings at which the change was not confirmed; a reading at which it
-//! was takes back three of them, so that a single burst does not keep an alarm for minutes.
+//! was takes back two of them, so that a single burst does not keep an alarm for minutes.
 //!
 //! While an alarm stands nothing is learned: neither its readings, nor the rest of the 10 minutes
 //! in which it began and ended. So a regression never becomes the baseline, however long it
@@ -29,7 +29,7 @@ const CONFIRMED_OF: usize = 6;
 const CONFIRMED_BY: u32 = 4;
 /// Readings without confirmation that end an alarm, and how many of them a confirmed one takes back.
 const GOOD_READINGS: u32 = 12;
-const TAKEN_BACK: u32 = 3;
+const TAKEN_BACK: u32 = 2;
 /// A MAD of normal readings is this share of their standard deviation.
 const NORMAL_MAD: f64 = 0.6745;
 /// A block with fewer readings is not learned.
