@@ -17,6 +17,7 @@
 //! | 5 | [`fleet`] | state that hosts share through Redis: breakers, holds, limits |
 //! | 5 | [`degradation`] | evaluates degradation modes, keeps their history, notifies |
 //! | 5 | [`tracking`] | compares the calls of each series with its baseline |
+//! | 5 | [`history`] | samples the metrics, keeps and stores their history and the events |
 //! | 4 | [`snapshot`] | policy to snapshot, atomic swap, file watching |
 //! | 3 | [`cache`] | stored responses: keys, freshness, bounds |
 //! | 3 | [`live`] | mutable state that survives a reload |
@@ -42,6 +43,7 @@ pub mod clock;
 pub mod credentials;
 pub mod degradation;
 pub mod fleet;
+pub mod history;
 pub mod jobs;
 pub mod json;
 pub mod live;

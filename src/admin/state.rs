@@ -14,6 +14,7 @@ use crate::benchmark::schedule::Schedule;
 use crate::cache::CacheRegistry;
 use crate::degradation::history::EpisodeHistory;
 use crate::fleet::Fleet;
+use crate::history::memory::MetricHistory;
 use crate::live::Live;
 use crate::snapshot::CurrentSnapshot;
 use crate::snapshot::loader::Loader;
@@ -43,6 +44,7 @@ pub struct AdminState {
     pub fleet: Option<Fleet>,
     pub episodes: Arc<EpisodeHistory>,
     pub tracker: Arc<Mutex<Tracker>>,
+    pub history: Arc<MetricHistory>,
     pub runs: Arc<RunHistory>,
     /// The places for streams of events.
     pub streams: Arc<Semaphore>,

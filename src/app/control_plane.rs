@@ -13,6 +13,7 @@ use super::StartError;
 use crate::admin;
 use crate::admin::state::AdminState;
 use crate::degradation;
+use crate::history;
 use crate::snapshot::loader::Loader;
 use crate::snapshot::watch::{ReloadChannel, ReloadTrigger, watch};
 use crate::tracking;
@@ -51,7 +52,8 @@ impl ControlPlane {
         if let Some(listener) = from_std(self.metrics) {
             tokio::spawn(admin::serve_metrics(listener, Arc::clone(&self.state)));
         }
-        let AdminState { current, live, episodes, tracker, store, .. } = &*self.state;
+        let AdminState { current, live, episodes, tracker, history: samples, store, .. } =
+            &*self.state;
         let (current, live) = (Arc::clone(current), Arc::clone(live));
         tokio::join!(
             watch(
@@ -62,6 +64,12 @@ impl ControlPlane {
             ),
             self.state.schedule.run(&self.state.benchmarks),
             tracking::run(Arc::clone(&live), Arc::clone(tracker), store.clone()),
+            history::run(
+                Arc::clone(&live),
+                Arc::clone(&current),
+                Arc::clone(samples),
+                store.clone()
+            ),
             degradation::run(current, live, Arc::clone(episodes), self.resolver),
         );
     }

@@ -70,6 +70,7 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
         current,
         episodes: Arc::new(EpisodeHistory::new(store.clone())),
         tracker: Arc::default(),
+        history: Arc::default(),
         streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
         runs,
         store,

@@ -22,16 +22,13 @@ pub use super::labels::*;
 use super::process::Process;
 use super::{logging, panics};
 use crate::clock;
+use crate::resilience::stats::metric_sample::BUCKET_SECONDS;
 
 /// A gauge of a number that can go down to zero.
 pub type Level = Gauge<i64, AtomicI64>;
 pub type Ratio = Gauge<f64, AtomicU64>;
 pub type CostCounter = Counter<f64, AtomicU64>;
 
-/// From 1 ms to 5 min: an LLM takes minutes to respond, a rejection takes microseconds.
-const SECONDS: [f64; 16] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
-];
 const CHANGES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 192.0, 256.0];
 
 /// A type of metric as Prometheus sees it.
@@ -59,7 +56,7 @@ metric_kinds! {
     CostCounter: "counter", "_total", CostCounter::default();
     Level: "gauge", "", Level::default();
     Ratio: "gauge", "", Ratio::default();
-    Histogram: "histogram", "", Histogram::new(SECONDS);
+    Histogram: "histogram", "", Histogram::new(BUCKET_SECONDS);
 }
 
 /// One row of the table, for the reference.
@@ -108,6 +105,15 @@ macro_rules! metrics {
             fn register(&mut self) {
                 let registry = self.registry.sub_registry_with_prefix("outrigger");
                 $(registry.register(stringify!($name), $help, metrics!(@handle $shape self.$name));)*
+            }
+
+            /// A registry of some of the metrics, without a prefix.
+            pub fn registry_of(&self, names: &[&str]) -> Registry {
+                let mut registry = Registry::default();
+                $(if names.contains(&stringify!($name)) {
+                    registry.register(stringify!($name), $help, metrics!(@handle $shape self.$name));
+                })*
+                registry
             }
 
             /// Removes the series of routes, providers and other names that are gone.
@@ -208,6 +214,7 @@ metrics! {
     connections: single Level, "Open connections of the application";
     connections_rejected: single Counter, "Connections rejected because server.connections was reached";
     buffered_bytes: single Level, "Bytes in all replay and response buffers";
+    history_series_left_out: single Level, "Series of metrics for which the history of `/api/series` has no room";
     access_log_lines_dropped: single Counter, "Access-log lines that could not be written";
     daemon_log_lines_dropped: single Counter = logging::dropped_lines(), "Lines of the daemon's log that could not be written";
     panics: single Counter = panics::counter(), "Panics, each of which ended one request, one job or one load of the policy";

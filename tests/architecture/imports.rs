@@ -8,7 +8,7 @@ use std::fmt::{self, Display, Formatter};
 use crate::source::{Source, Tree, is_identifier, parent};
 
 /// Module of the crate, and its layer.
-const LAYERS: [(&str, u8); 23] = [
+const LAYERS: [(&str, u8); 24] = [
     ("main", 9),
     // Declares the modules and holds nothing else.
     ("lib", 9),
@@ -21,6 +21,7 @@ const LAYERS: [(&str, u8); 23] = [
     ("fleet", 5),
     ("degradation", 5),
     ("tracking", 5),
+    ("history", 5),
     ("snapshot", 4),
     ("live", 3),
     ("upstream", 3),
