@@ -82,6 +82,14 @@ pub fn routes() -> ApiRoutes {
              override, closes the breaker with an empty history and ends the holds under the key, or the one with this key.",
             change,
         )
+        .actions::<BreakerAction>("key", "A key; it may contain `/`.")
+        .change()
+        .errors(&[
+            ApiErrorKind::UnknownBreaker,
+            ApiErrorKind::TooManyOverrides,
+            ApiErrorKind::NotInFleet,
+            ApiErrorKind::FleetUnavailable,
+        ])
 }
 
 async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<BreakerList> {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::change::Change;
+use super::change::{Change, PathName};
 use super::error::{ApiError, ApiErrorKind};
 use super::routes::{ApiJson, ApiRoutes};
 use super::state::AdminState;
@@ -49,6 +49,9 @@ pub fn routes() -> ApiRoutes {
             "Removes every entry of a cache.",
             purge,
         )
+        .in_path("name", "The name of a cache.")
+        .change()
+        .errors(&[ApiErrorKind::UnknownCache])
 }
 
 async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<CacheList> {
@@ -58,7 +61,7 @@ async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<CacheList> {
 
 async fn purge(
     State(admin): State<Arc<AdminState>>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     change: Change,
 ) -> Result<ApiJson<CachePurged>, ApiError> {
     let all = admin.caches.all();

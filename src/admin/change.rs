@@ -6,10 +6,11 @@
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
-use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -85,7 +86,8 @@ impl<S: Send + Sync, A: Action> FromRequestParts<S> for Target<A> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         let path = Path::<RawTarget>::from_request_parts(parts, state).await;
-        let Path(RawTarget { action, name }) = path.map_err(IntoResponse::into_response)?;
+        let path = path.map_err(|rejection| invalid_path(&rejection).into_response());
+        let Path(RawTarget { action, name }) = path?;
         match A::NAMES.iter().find(|(_, known, _)| *known == action) {
             Some(&(action, ..)) => Ok(Target { action, name }),
             None => Err(unknown_action::<A>(&action).into_response()),
@@ -103,13 +105,39 @@ fn unknown_action<A: Action>(found: &str) -> ApiError {
     ApiError::new(ApiErrorKind::UnknownAction, detail)
 }
 
+fn invalid_path(rejection: &PathRejection) -> ApiError {
+    ApiError::new(ApiErrorKind::InvalidPath, rejection.body_text())
+}
+
+/// The error of a body that cannot be read, or is too large.
+pub fn unreadable_body(rejection: &BytesRejection) -> ApiError {
+    let kind = match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiErrorKind::BodyTooLarge,
+        _ => ApiErrorKind::InvalidBody,
+    };
+    ApiError::new(kind, rejection.body_text())
+}
+
+/// The only parameter of a path, such as a name.
+#[derive(Debug)]
+pub struct PathName(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        path.map(|Path(name)| PathName(name)).map_err(|rejection| invalid_path(&rejection))
+    }
+}
+
 impl<S: Send + Sync> FromRequest<S> for Change {
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let headers = request.headers().clone();
         let body = Bytes::from_request(request, state).await;
-        let body = body.map_err(IntoResponse::into_response)?;
+        let body = body.map_err(|rejection| unreadable_body(&rejection).into_response())?;
         Change::read(&headers, &body).map_err(IntoResponse::into_response)
     }
 }

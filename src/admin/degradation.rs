@@ -113,6 +113,9 @@ pub fn routes() -> ApiRoutes {
              condition decides again.",
             change,
         )
+        .actions::<ModeAction>("name", "The name of a degradation mode.")
+        .change()
+        .errors(&[ApiErrorKind::UnknownMode])
 }
 
 async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<DegradationStatus> {

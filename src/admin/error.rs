@@ -20,6 +20,12 @@ pub struct ApiError {
 /// The reason of an error; it names the problem type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiErrorKind {
+    UnknownPath,
+    WrongMethod,
+    InvalidPath,
+    BodyTooLarge,
+    RequestTimeout,
+    Panicked,
     RepeatedHeader,
     HostNotLoopback,
     TokenRequired,
@@ -70,6 +76,12 @@ impl ApiErrorKind {
     /// The status, and the last part of the problem type.
     fn parts(self) -> (StatusCode, &'static str) {
         match self {
+            Self::UnknownPath => (StatusCode::NOT_FOUND, "unknown-path"),
+            Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "wrong-method"),
+            Self::InvalidPath => (StatusCode::BAD_REQUEST, "invalid-path"),
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request-timeout"),
+            Self::Panicked => (StatusCode::INTERNAL_SERVER_ERROR, "panic"),
             Self::RepeatedHeader => (StatusCode::BAD_REQUEST, "repeated-header"),
             Self::HostNotLoopback => (StatusCode::FORBIDDEN, "host-not-loopback"),
             Self::TokenRequired => (StatusCode::UNAUTHORIZED, "token-required"),
@@ -113,6 +125,10 @@ impl ApiErrorKind {
 
     pub fn as_str(self) -> &'static str {
         self.parts().1
+    }
+
+    pub fn status(self) -> StatusCode {
+        self.parts().0
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::change::{Action, Change, Target};
+use super::change::{Action, Change, PathName, Target};
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::{ApiJson, ApiRoutes};
+use super::routes::{ApiJson, ApiQuery, ApiRoutes};
 use super::state::AdminState;
 use crate::clock;
 use crate::store::{self, JobFilter, JobId, Millis, Store, StoreError};
@@ -18,6 +17,10 @@ use crate::telemetry::events::rfc3339;
 const DEFAULT_PAGE: usize = 50;
 const MAX_PAGE: usize = 1000;
 const FINAL: &str = "a change of jobs is final";
+const OF_JOB: [ApiErrorKind; 3] =
+    [ApiErrorKind::NoStore, ApiErrorKind::UnknownJob, ApiErrorKind::StoreUnavailable];
+const OF_SWEEP: [ApiErrorKind; 3] =
+    [ApiErrorKind::NoStore, ApiErrorKind::UnknownQueue, ApiErrorKind::StoreUnavailable];
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JobPage {
@@ -75,18 +78,23 @@ pub struct JobsChanged {
     pub changed: usize,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
 struct ListQuery {
+    /// Only jobs of this queue.
     queue: Option<String>,
+    /// Only jobs in this state.
     state: Option<String>,
+    /// The `next` of the previous page.
     before: Option<i64>,
+    /// Jobs of a page: 50 by default, at most 1,000.
     limit: Option<usize>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct PurgeQuery {
+    /// A final state; `dead` by default.
     state: Option<String>,
 }
 
@@ -107,38 +115,49 @@ pub fn routes() -> ApiRoutes {
     ApiRoutes::default()
         .get::<JobPage, _>(
             "/api/queue/jobs",
-            "Lists jobs. Query: `queue` and `state` filter, `limit` (50, at most 1000) sets the page \
-             size, `before` is the `next` of the previous page.",
+            "Lists jobs, newest first.",
             list,
         )
+        .query::<ListQuery>()
+        .errors(&[ApiErrorKind::NoStore, ApiErrorKind::InvalidState, ApiErrorKind::StoreUnavailable])
         .get::<JobStatus, _>("/api/queue/jobs/{id}", "Reports one job.", show)
+        .in_path("id", "The id of a job.")
+        .errors(&OF_JOB)
         .post::<JobStatus, _>(
             "/api/queue/jobs/{action}/{id}",
             "`cancel` ends a job that is not finished. `retry` runs a job again that is dead or waits \
              for its next run. 409 when the job is in another state.",
             change,
         )
+        .actions::<JobAction>("id", "The id of a job.")
+        .change()
+        .errors(&OF_JOB)
+        .errors(&[ApiErrorKind::JobState])
         .post::<JobsChanged, _>(
             "/api/queue/requeue/{name}",
             "Runs the dead jobs of a queue again.",
             requeue,
         )
+        .in_path("name", "The name of a queue.")
+        .change()
+        .errors(&OF_SWEEP)
         .post::<JobsChanged, _>(
             "/api/queue/purge/{name}",
-            "Deletes the finished jobs of a queue that are in one state. Query: `state` (`dead`).",
+            "Deletes the finished jobs of a queue that are in one state.",
             purge,
         )
+        .in_path("name", "The name of a queue.")
+        .query::<PurgeQuery>()
+        .change()
+        .errors(&OF_SWEEP)
+        .errors(&[ApiErrorKind::InvalidState])
 }
 
 async fn list(
     State(admin): State<Arc<AdminState>>,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    ApiQuery(query): ApiQuery<ListQuery>,
 ) -> Result<ApiJson<JobPage>, ApiError> {
     let store = admin.job_store()?;
-    let Query(query) = query.map_err(|error| {
-        let detail = format!("{error} (expected queue, state, limit, before)");
-        ApiError::new(ApiErrorKind::InvalidQuery, detail)
-    })?;
     let limit = query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE);
     let state = query.state.as_deref().map(parse_state).transpose()?;
     let filter = JobFilter { queue: query.queue, state, before: query.before, limit };
@@ -149,7 +168,7 @@ async fn list(
 
 async fn show(
     State(admin): State<Arc<AdminState>>,
-    Path(id): Path<String>,
+    PathName(id): PathName,
 ) -> Result<ApiJson<JobStatus>, ApiError> {
     admin.job(parse_id(&id)?).await.map(ApiJson)
 }
@@ -183,7 +202,7 @@ async fn change(
 
 async fn requeue(
     State(admin): State<Arc<AdminState>>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     change: Change,
 ) -> Result<ApiJson<JobsChanged>, ApiError> {
     let changed = admin.sweep(Sweep::Requeue, &name, &change).await?;
@@ -193,8 +212,8 @@ async fn requeue(
 
 async fn purge(
     State(admin): State<Arc<AdminState>>,
-    Path(name): Path<String>,
-    Query(query): Query<PurgeQuery>,
+    PathName(name): PathName,
+    ApiQuery(query): ApiQuery<PurgeQuery>,
     change: Change,
 ) -> Result<ApiJson<JobsChanged>, ApiError> {
     let state = query.state.as_deref().map(parse_state).transpose()?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::http::{Request, StatusCode};
+use axum::http::Request;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -22,6 +22,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
+use super::error::{ApiError, ApiErrorKind};
 use super::state::AdminState;
 use crate::clock;
 use crate::proxy::downstream::accept::AcceptPauses;
@@ -126,10 +127,13 @@ impl OpenConnections {
         match handled {
             Ok(Ok(Ok(response))) => response,
             Ok(Err(panic)) => {
-                let detail = format!("a panic ended the request; the log has it as {panic}\n");
-                (StatusCode::INTERNAL_SERVER_ERROR, detail).into_response()
+                let detail = format!("a panic ended the request; the log has it as {panic}");
+                ApiError::new(ApiErrorKind::Panicked, detail).into_response()
             }
-            Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request took too long\n").into_response(),
+            Err(_) => {
+                let detail = format!("the request took longer than {} s", REQUEST_TIME.as_secs());
+                ApiError::new(ApiErrorKind::RequestTimeout, detail).into_response()
+            }
         }
     }
 

@@ -31,6 +31,7 @@ pub fn routes() -> ApiRoutes {
             "200 when a policy is in force and the listener is open, else 503. Needs no token.",
             readyz,
         )
+        .or(StatusCode::SERVICE_UNAVAILABLE)
 }
 
 async fn healthz() -> &'static str {

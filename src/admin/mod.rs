@@ -16,6 +16,7 @@ pub mod history;
 pub mod jobs;
 mod listener;
 mod metrics;
+pub mod openapi;
 pub mod providers;
 pub mod queue;
 mod routes;
@@ -25,15 +26,15 @@ pub mod status;
 mod ui;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::net::TcpListener;
 
 pub use auth::{Access, Token, TokenError, read_token};
 use listener::AdminListener;
-pub use routes::ApiEndpoint;
-use routes::ApiRoutes;
+use routes::{ApiJson, ApiRoutes};
+use serde_json::{Map, Value};
 use state::AdminState;
 
 fn all_routes() -> ApiRoutes {
@@ -49,13 +50,21 @@ fn all_routes() -> ApiRoutes {
         .merge(benchmarks::routes())
         .merge(history::requests::routes())
         .merge(history::events::routes())
+        .merge(description())
         .with_index()
 }
 
-/// Every endpoint of the API.
-pub fn endpoints() -> Vec<ApiEndpoint> {
-    all_routes().endpoints
+fn description() -> ApiRoutes {
+    ApiRoutes::default().get::<Map<String, Value>, _>(
+        "/api/openapi.json",
+        "Describes this API in OpenAPI 3.1.",
+        async || ApiJson(DESCRIPTION.clone()),
+    )
 }
+
+/// The description of the API in OpenAPI 3.1.
+pub static DESCRIPTION: LazyLock<Value> =
+    LazyLock::new(|| openapi::document::document(&all_routes().endpoints));
 
 /// Serves metrics, health and the API until the process ends.
 pub async fn serve(listener: TcpListener, state: Arc<AdminState>) {

@@ -28,12 +28,16 @@ pub enum ProviderAction {
 }
 
 pub fn routes() -> ApiRoutes {
-    ApiRoutes::default().post::<ProviderChanged, _>(
+    let routes = ApiRoutes::default().post::<ProviderChanged, _>(
         "/api/providers/{action}/{name}",
         "`drain` sends no new attempts to a provider; attempts in flight finish. `undrain` uses it \
          again.",
         change,
-    )
+    );
+    routes
+        .actions::<ProviderAction>("name", "The name of a provider.")
+        .change()
+        .errors(&[ApiErrorKind::UnknownProvider])
 }
 
 async fn change(

@@ -94,6 +94,9 @@ pub fn routes() -> ApiRoutes {
             "`pause` dispatches nothing from a queue until `resume`; new requests wait.",
             change,
         )
+        .actions::<QueueAction>("name", "The name of a queue.")
+        .change()
+        .errors(&[ApiErrorKind::UnknownQueue])
 }
 
 async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<QueueList> {

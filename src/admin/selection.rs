@@ -4,14 +4,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ApiError, ApiErrorKind};
-use super::routes::{ApiJson, ApiRoutes};
+use super::routes::{ApiJson, ApiQuery, ApiRoutes};
 use super::state::AdminState;
 use crate::clock;
 use crate::live::breaker::cell::BreakerCell;
@@ -67,6 +66,19 @@ pub struct EndpointSelection {
     pub wait_ms: Option<u64>,
 }
 
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct SelectionQuery {
+    /// `GET` by default.
+    method: Option<String>,
+    /// A URL or a path.
+    url: Option<String>,
+    /// The model that the request names.
+    model: Option<String>,
+    /// `NAME: VALUE`; may be repeated.
+    header: Vec<String>,
+}
+
 /// The request in question.
 #[derive(Debug)]
 struct RequestQuery {
@@ -77,21 +89,20 @@ struct RequestQuery {
 }
 
 pub fn routes() -> ApiRoutes {
-    ApiRoutes::default().get::<SelectionStatus, _>(
+    let routes = ApiRoutes::default().get::<SelectionStatus, _>(
         "/api/selection",
         "Reports which endpoint a request would be sent to now, and why not to the others. Sends and \
-         changes nothing. Query: `method`, `url` (or a path), `model`, and `header` (`NAME: VALUE`, may \
-         be repeated).",
+         changes nothing.",
         show,
-    )
+    );
+    routes.query::<SelectionQuery>()
 }
 
 async fn show(
     State(admin): State<Arc<AdminState>>,
-    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    ApiQuery(query): ApiQuery<SelectionQuery>,
 ) -> Result<ApiJson<SelectionStatus>, ApiError> {
-    let Query(pairs) = query.map_err(|error| invalid(&error.body_text()))?;
-    let request = RequestQuery::read(&pairs)?;
+    let request = RequestQuery::read(query)?;
     let (snapshot, now) = (admin.current.load_full(), clock::now());
     let route = request.find_route(&snapshot);
     let model = request.model.as_deref().or_else(|| model_in_path(request.url.path()));
@@ -99,35 +110,29 @@ async fn show(
     Ok(ApiJson(SelectionStatus { policy: snapshot.hash.chars().take(12).collect(), route }))
 }
 
-fn invalid(found: &str) -> ApiError {
-    let detail = format!("{found} (expected method, url, model, header)");
+fn invalid(name: &str, found: &str, expected: &str) -> ApiError {
+    let detail = format!("`{name}` is `{found}` (expected {expected})");
     ApiError::new(ApiErrorKind::InvalidQuery, detail)
 }
 
 impl RequestQuery {
-    fn read(pairs: &[(String, String)]) -> Result<RequestQuery, ApiError> {
-        let mut query = RequestQuery {
-            method: Method::GET,
-            url: Uri::default(),
-            headers: HeaderMap::new(),
-            model: None,
-        };
-        for (key, value) in pairs {
-            let wrong = || invalid(&format!("`{key}` is `{value}`"));
-            match key.as_str() {
-                "method" => query.method = value.parse().map_err(|_| wrong())?,
-                "url" => query.url = value.parse().map_err(|_| wrong())?,
-                "model" => query.model = Some(value.clone()),
-                "header" => {
-                    let (name, value) = value.split_once(':').ok_or_else(wrong)?;
-                    let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
-                    let value: HeaderValue = value.trim().parse().map_err(|_| wrong())?;
-                    query.headers.append(name, value);
-                }
-                _ => return Err(invalid(&format!("unknown key `{key}`"))),
-            }
+    fn read(query: SelectionQuery) -> Result<RequestQuery, ApiError> {
+        let SelectionQuery { method, url, model, header } = query;
+        let mut headers = HeaderMap::new();
+        for line in &header {
+            let wrong = || invalid("header", line, "`NAME: VALUE`");
+            let (name, value) = line.split_once(':').ok_or_else(wrong)?;
+            let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
+            let value: HeaderValue = value.trim().parse().map_err(|_| wrong())?;
+            headers.append(name, value);
         }
-        Ok(query)
+        let method = method.map_or(Ok(Method::GET), |method| {
+            method.parse().map_err(|_| invalid("method", &method, "a method such as POST"))
+        })?;
+        let url = url.map_or(Ok(Uri::default()), |url| {
+            url.parse().map_err(|_| invalid("url", &url, "a URL or a path"))
+        })?;
+        Ok(RequestQuery { method, url, headers, model })
     }
 
     fn find_route<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<Route>> {

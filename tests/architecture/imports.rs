@@ -56,7 +56,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "downstream",
         ],
     ),
-    ("admin", &["mod", "benchmarks history status", "*"]),
+    ("admin", &["mod", "benchmarks history status", "*", "openapi"]),
     ("cli", &["mod watch bench *"]),
     ("benchmark", &["mod", "runner local", "run schedule", "*", "history", "report"]),
     ("fleet", &["*", "redis"]),

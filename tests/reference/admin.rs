@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use outrigger::admin::change::ChangeRequest;
-use outrigger::admin::{ApiEndpoint, endpoints};
+use outrigger::admin::DESCRIPTION;
 use serde_json::Value;
+
+const COMPONENTS: &str = "#/components/schemas/";
 
 const HEADER: &str = "\
 # Admin API
@@ -34,32 +35,75 @@ and which names exist.
 
 ";
 
-/// The reference as Markdown.
+/// The reference as Markdown, from the OpenAPI document.
 pub fn reference() -> String {
+    let root = &*DESCRIPTION;
     let mut text = HEADER.to_owned();
-    fields(&mut text, &schemars::schema_for!(ChangeRequest).to_value());
+    fields(&mut text, &root["components"]["schemas"]["ChangeRequest"], root);
     text.push_str(ERRORS);
-    for endpoint in &endpoints() {
-        section(&mut text, endpoint);
+    for (path, operations) in root["paths"].as_object().into_iter().flatten() {
+        for (method, operation) in operations.as_object().into_iter().flatten() {
+            section(&mut text, &format!("{} {path}", method.to_uppercase()), operation, root);
+        }
     }
     text
 }
 
-fn section(text: &mut String, endpoint: &ApiEndpoint) {
-    let ApiEndpoint { method, path, description, response } = endpoint;
-    let _ = write!(text, "## `{method} {path}`\n\n{description}\n\n");
-    let schema = response().to_value();
-    if schema["type"] == "string" {
-        text.push_str("The response is text.\n\n");
-    } else {
-        fields(text, &schema);
+fn section(text: &mut String, title: &str, operation: &Value, root: &Value) {
+    let description = operation["description"].as_str().unwrap_or_default();
+    let _ = write!(text, "## `{title}`\n\n{description}\n\n");
+    let all = operation["parameters"].as_array().into_iter().flatten();
+    let rows: Vec<_> = all.map(|parameter| parameter_row(parameter, root)).collect();
+    if !rows.is_empty() {
+        text.push_str("| parameter | in | type | description |\n| --- | --- | --- | --- |\n");
+        text.push_str(&rows.concat());
         text.push('\n');
+    }
+    let body = &operation["requestBody"]["content"]["application/json"]["schema"];
+    match body["$ref"].as_str().and_then(|name| name.rsplit('/').next()) {
+        None => {}
+        Some("ChangeRequest") => text.push_str("The body is that of a change.\n\n"),
+        Some(_) => {
+            text.push_str("Body:\n\n");
+            fields(text, resolve(body, root), root);
+            text.push('\n');
+        }
+    }
+    let responses = operation["responses"].as_object().into_iter().flatten();
+    for (status, response) in responses.filter(|(status, _)| status.starts_with('2')) {
+        let content = response["content"].as_object().into_iter().flatten().next();
+        let Some((content_type, media)) = content else { continue };
+        let schema = resolve(&media["schema"], root);
+        match (content_type.as_str(), schema["properties"].is_object()) {
+            ("application/json", true) => {
+                let _ = write!(text, "Response {status}:\n\n");
+                fields(text, schema, root);
+                text.push('\n');
+            }
+            (content_type, _) => {
+                let _ = write!(text, "The response is `{content_type}`.\n\n");
+            }
+        }
     }
 }
 
-fn fields(text: &mut String, schema: &Value) {
+fn parameter_row(parameter: &Value, root: &Value) -> String {
+    let field = |name: &str| parameter[name].as_str().unwrap_or_default();
+    let (name, schema) = (field("name"), &parameter["schema"]);
+    let is_optional = field("in") == "query" && parameter["required"] == false;
+    let place = if is_optional { "query" } else { field("in") };
+    let required = if field("in") == "query" && !is_optional { ", required" } else { "" };
+    let description = field("description").replace('\n', " ");
+    let values = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let values: Vec<_> = values.map(|value| format!("`{value}`")).collect();
+    let values = if values.is_empty() { String::new() } else { format!(" {}.", values.join(", ")) };
+    let kind = kind(schema, root);
+    format!("| `{name}` | {place}{required} | {kind} | {description}{values} |\n")
+}
+
+fn fields(text: &mut String, schema: &Value, root: &Value) {
     text.push_str("| field | type | description |\n| --- | --- | --- |\n");
-    rows(text, "", schema, schema);
+    rows(text, "", schema, root);
 }
 
 /// A row for each property of an object, then the rows of the objects in it.
@@ -80,8 +124,8 @@ fn rows(text: &mut String, prefix: &str, object: &Value, root: &Value) {
 
 /// Follows a reference, and takes the first alternative that is not null.
 fn resolve<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
-    if let Some(name) = schema["$ref"].as_str().and_then(|name| name.strip_prefix("#/$defs/")) {
-        return resolve(&root["$defs"][name], root);
+    if let Some(name) = schema["$ref"].as_str().and_then(|name| name.strip_prefix(COMPONENTS)) {
+        return resolve(&root["components"]["schemas"][name], root);
     }
     let alternatives = schema["anyOf"].as_array().into_iter().flatten();
     let mut values = alternatives.filter(|schema| schema["type"] != "null");

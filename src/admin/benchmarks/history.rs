@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::admin::change::{Change, read_json};
+use super::runner::OF_STORE;
+use crate::admin::change::{Change, PathName, read_json, unreadable_body};
 use crate::admin::error::{ApiError, ApiErrorKind};
-use crate::admin::routes::{ApiJson, ApiRoutes};
+use crate::admin::routes::{ApiJson, ApiQuery, ApiRoutes};
 use crate::admin::state::AdminState;
 use crate::benchmark::history::HistoryError;
 use crate::benchmark::history::trend::TrendMeasure;
@@ -26,24 +27,31 @@ const BASELINE_PATH: &str = "/api/benchmarks/{name}/baseline";
 /// Instead of a run's id: the baseline of its benchmark.
 const BASELINE: &str = "baseline";
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
 struct RunQuery {
+    /// Only runs of this benchmark.
     benchmark: Option<String>,
+    /// Only runs in this state: `running`, `done`, `aborted` or `failed`.
     state: Option<String>,
+    /// The `next` of the previous page.
     before: Option<String>,
+    /// Runs of a page: 50 by default, at most 1,000.
     limit: Option<u32>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
 struct ComparisonQuery {
+    /// The id of the other run, or `baseline`, which is the default.
     with: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
 struct TrendQuery {
+    /// `p50`, `p90`, `p95` (by default), `p99`, `first_byte`, `first_content`, `tokens_per_second`,
+    /// `throughput`, `error_rate` or `cost`.
     measure: Option<String>,
 }
 
@@ -65,43 +73,68 @@ pub fn routes() -> ApiRoutes {
     ApiRoutes::default()
         .get::<RunList, _>(
             "/api/benchmarks/runs",
-            "Lists runs of benchmarks, the newest first. Query: `benchmark` and `state` filter, \
-             `limit` (50, at most 1000) sets the page size, `before` is the `next` of the previous \
-             page.",
+            "Lists runs of benchmarks, the newest first.",
             list,
         )
+        .query::<RunQuery>()
+        .errors(&OF_STORE)
+        .errors(&[ApiErrorKind::InvalidState])
         .get::<RunComparison, _>(
             "/api/benchmarks/runs/{id}/comparison",
-            "Compares a run with another: p50, p95, p99, throughput and error rate. Query: `with` \
-             (`baseline`) is the id of the other run, or `baseline`. 409 when a run is not done.",
+            "Compares a run with another: p50, p95, p99, throughput and error rate. 409 \
+             when a run is not done.",
             compare,
         )
+        .in_path("id", "The id of a run.")
+        .query::<ComparisonQuery>()
+        .errors(&OF_STORE)
+        .errors(&[
+            ApiErrorKind::UnknownRun,
+            ApiErrorKind::NoBaseline,
+            ApiErrorKind::RunState,
+            ApiErrorKind::InvalidBaseline,
+        ])
         .get::<BenchmarkTrend, _>(
             "/api/benchmarks/{name}/trend",
-            "Reports a figure over the stored runs of a benchmark, and its changes. Query: \
-             `measure` (`p95`): `p50`, `p90`, `p95`, `p99`, `first_byte`, `first_content`, \
-             `tokens_per_second`, `throughput`, `error_rate` or `cost`.",
+            "Reports a figure over the stored runs of a benchmark, and its changes.",
             trend,
         )
+        .in_path("name", "The name of a benchmark.")
+        .query::<TrendQuery>()
+        .errors(&OF_STORE)
+        .merge(baseline_routes())
+}
+
+fn baseline_routes() -> ApiRoutes {
+    ApiRoutes::default()
         .get::<BenchmarkBaseline, _>(BASELINE_PATH, "Reports the baseline of a benchmark.", show)
+        .in_path("name", "The name of a benchmark.")
+        .errors(&OF_STORE)
+        .errors(&[ApiErrorKind::UnknownRun])
         .put::<BenchmarkBaseline, _>(
             BASELINE_PATH,
-            "Sets the baseline: the run with which each further run is compared when it ends. \
-             Body: `{\"run\": ID}`, and optionally `by` and `reason`.",
+            "Sets the baseline: the run with which each further run is compared when it ends.",
             set,
         )
+        .in_path("name", "The name of a benchmark.")
+        .body::<BaselineRequest>()
+        .errors(&OF_STORE)
+        .errors(&[ApiErrorKind::UnknownRun, ApiErrorKind::RunState, ApiErrorKind::InvalidBaseline])
         .delete::<BenchmarkBaseline, _>(
             BASELINE_PATH,
             "Removes the baseline of a benchmark.",
             clear,
         )
+        .in_path("name", "The name of a benchmark.")
+        .change()
+        .errors(&OF_STORE)
+        .errors(&[ApiErrorKind::UnknownRun])
 }
 
 async fn list(
     State(admin): State<Arc<AdminState>>,
-    query: Result<Query<RunQuery>, QueryRejection>,
+    ApiQuery(query): ApiQuery<RunQuery>,
 ) -> Result<ApiJson<RunList>, ApiError> {
-    let query = read_query(query, "benchmark, state, limit, before")?;
     let state = query.state.as_deref().map(parse_state).transpose()?;
     let filter = RunFilter {
         benchmark: query.benchmark,
@@ -114,10 +147,9 @@ async fn list(
 
 async fn compare(
     State(admin): State<Arc<AdminState>>,
-    Path(id): Path<String>,
-    query: Result<Query<ComparisonQuery>, QueryRejection>,
+    PathName(id): PathName,
+    ApiQuery(query): ApiQuery<ComparisonQuery>,
 ) -> Result<ApiJson<RunComparison>, ApiError> {
-    let query = read_query(query, "with")?;
     let with = match query.with.filter(|with| with != BASELINE) {
         Some(with) => with,
         None => admin.runs.baseline_of_run(&id).await?,
@@ -127,10 +159,9 @@ async fn compare(
 
 async fn trend(
     State(admin): State<Arc<AdminState>>,
-    Path(name): Path<String>,
-    query: Result<Query<TrendQuery>, QueryRejection>,
+    PathName(name): PathName,
+    ApiQuery(query): ApiQuery<TrendQuery>,
 ) -> Result<ApiJson<BenchmarkTrend>, ApiError> {
-    let query = read_query(query, "measure")?;
     let word = query.measure.as_deref().unwrap_or(TrendMeasure::P95.as_str());
     let measure = TrendMeasure::from_word(word).ok_or_else(|| {
         let known = TrendMeasure::ALL.map(TrendMeasure::as_str).join(", ");
@@ -142,17 +173,18 @@ async fn trend(
 
 async fn show(
     State(admin): State<Arc<AdminState>>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
 ) -> Result<ApiJson<BenchmarkBaseline>, ApiError> {
     baseline(&admin, name).await
 }
 
 async fn set(
     State(admin): State<Arc<AdminState>>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<ApiJson<BenchmarkBaseline>, ApiError> {
+    let body = body.map_err(|rejection| unreadable_body(&rejection))?;
     let request: BaselineRequest = read_json(&headers, &body, r#"{"run": "..."}"#)?;
     let change = Change::by(request.by, request.reason);
     admin.runs.set_baseline(&name, &request.run).await?;
@@ -162,7 +194,7 @@ async fn set(
 
 async fn clear(
     State(admin): State<Arc<AdminState>>,
-    Path(name): Path<String>,
+    PathName(name): PathName,
     change: Change,
 ) -> Result<ApiJson<BenchmarkBaseline>, ApiError> {
     change.without_end("a baseline is removed for good")?;
@@ -182,12 +214,6 @@ async fn baseline(
         None => None,
     };
     Ok(ApiJson(BenchmarkBaseline { benchmark, run }))
-}
-
-fn read_query<T>(query: Result<Query<T>, QueryRejection>, expected: &str) -> Result<T, ApiError> {
-    query.map(|Query(query)| query).map_err(|error| {
-        ApiError::new(ApiErrorKind::InvalidQuery, format!("{error} (expected {expected})"))
-    })
 }
 
 fn parse_state(text: &str) -> Result<RunState, ApiError> {

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::error::{ApiError, ApiErrorKind};
-use crate::admin::routes::{ApiJson, ApiRoutes};
+use crate::admin::routes::{ApiJson, ApiQuery, ApiRoutes};
 use crate::admin::state::AdminState;
 use crate::clock;
 use crate::policy::yaml::units::{duration, show_duration};
@@ -61,15 +60,21 @@ pub struct SeriesPoint {
     pub cost: Option<f64>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct PointsQuery {
+    /// The route of the series.
     route: String,
+    /// Its provider.
     provider: String,
+    /// Its model; `-` is unknown.
     model: String,
+    /// `latency` (by default), `first_content`, `token_gap`, `tokens_per_second` or `cost`.
     measure: Option<String>,
+    /// RFC 3339, or how long ago, such as `6h`; an hour before `to` by default.
     from: Option<String>,
+    /// Like `from`; now by default.
     to: Option<String>,
+    /// The time that a point covers, such as `5m`; the finest that fits by default.
     step: Option<String>,
 }
 
@@ -83,25 +88,19 @@ struct PointsPlan {
 }
 
 pub fn routes() -> ApiRoutes {
-    ApiRoutes::default().get::<SeriesPoints, _>(
+    let routes = ApiRoutes::default().get::<SeriesPoints, _>(
         "/api/benchmarks/series/points",
-        "Reports the figures of a series over time, at most 1,500 points. Query: `route`, `provider`, \
-         `model`; `measure` (`latency`, `first_content`, `token_gap`, `tokens_per_second` or \
-         `cost`); `from` and `to`: RFC 3339, or how long ago, such as `6h` (the last hour); `step`, \
-         such as `5m`. Points of 10 s are kept for a day, of 1 min for a week, of 1 h for 90 days; \
+        "Reports the figures of a series over time, at most 1,500 points. Points of 10 s are kept for a day, of 1 min for a week, of 1 h for 90 days; \
          without a store, those of the last hour.",
         points,
-    )
+    );
+    routes.query::<PointsQuery>().errors(&[ApiErrorKind::StoreUnavailable])
 }
 
 async fn points(
     State(admin): State<Arc<AdminState>>,
-    query: Result<Query<PointsQuery>, QueryRejection>,
+    ApiQuery(query): ApiQuery<PointsQuery>,
 ) -> Result<ApiJson<SeriesPoints>, ApiError> {
-    let Query(query) = query.map_err(|error| {
-        let expected = "route, provider, model, measure, from, to, step";
-        invalid(format!("{error} (expected {expected})"))
-    })?;
     let figure = figure(query.measure.as_deref())?;
     let now = unix(clock::wall());
     let to = query.to.as_deref().map(|text| time(text, now)).transpose()?.unwrap_or(now);

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::admin::change::{Change, read_json};
+use crate::admin::change::{Change, PathName, read_json, unreadable_body};
 use crate::admin::error::{ApiError, ApiErrorKind};
 use crate::admin::routes::{ApiJson, ApiRoutes};
 use crate::admin::state::AdminState;
@@ -36,6 +37,10 @@ pub struct RunStart {
     pub reason: Option<String>,
 }
 
+/// Errors of reading stored runs.
+pub(super) const OF_STORE: [ApiErrorKind; 2] =
+    [ApiErrorKind::StoreUnavailable, ApiErrorKind::DamagedRun];
+
 const EXPECTED: &str = r#"{"a": "provider:x", "b": "provider:y"}, each field optional"#;
 
 pub fn routes() -> ApiRoutes {
@@ -45,6 +50,7 @@ pub fn routes() -> ApiRoutes {
             "Lists the benchmarks of the policy, each with its last run.",
             list,
         )
+        .errors(&OF_STORE)
         .post::<RunReport, _>(
             "/api/benchmarks/{name}/runs",
             "Starts a run (201). With `a` and `b` in the body, two targets like `provider:openai` \
@@ -52,16 +58,33 @@ pub fn routes() -> ApiRoutes {
              drained, on hold or its breaker open.",
             start,
         )
+        .in_path("name", "The name of a benchmark.")
+        .optional_body::<RunStart>()
+        .status(StatusCode::CREATED)
+        .errors(&[
+            ApiErrorKind::UnknownBenchmark,
+            ApiErrorKind::UnknownTarget,
+            ApiErrorKind::BenchmarkRunning,
+            ApiErrorKind::TargetUnavailable,
+            ApiErrorKind::BenchmarkFailed,
+        ])
         .get::<RunReport, _>(
             "/api/benchmarks/runs/{id}",
             "Returns a run, with its figures so far while it is under way.",
             one,
         )
+        .in_path("id", "The id of a run.")
+        .errors(&OF_STORE)
+        .errors(&[ApiErrorKind::UnknownRun])
         .delete::<RunReport, _>(
             "/api/benchmarks/runs/{id}",
             "Stops a run that is under way; it ends as `aborted`.",
             stop,
         )
+        .in_path("id", "The id of a run.")
+        .change()
+        .errors(&OF_STORE)
+        .errors(&[ApiErrorKind::UnknownRun])
 }
 
 async fn list(State(admin): State<Arc<AdminState>>) -> Result<ApiJson<BenchmarkList>, ApiError> {
@@ -76,10 +99,11 @@ async fn list(State(admin): State<Arc<AdminState>>) -> Result<ApiJson<BenchmarkL
 
 async fn start(
     State(admin): State<Arc<AdminState>>,
-    Path(benchmark): Path<String>,
+    PathName(benchmark): PathName,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, ApiJson<RunReport>), ApiError> {
+    let body = body.map_err(|rejection| unreadable_body(&rejection))?;
     let body: RunStart = match body.is_empty() {
         true => RunStart::default(),
         false => read_json(&headers, &body, EXPECTED)?,
@@ -116,7 +140,7 @@ fn refusal(admin: &AdminState, why: RunRefused) -> ApiError {
 
 async fn one(
     State(admin): State<Arc<AdminState>>,
-    Path(id): Path<String>,
+    PathName(id): PathName,
 ) -> Result<ApiJson<RunReport>, ApiError> {
     match admin.benchmarks.report(&id) {
         Some(report) => Ok(ApiJson(report)),
@@ -126,7 +150,7 @@ async fn one(
 
 async fn stop(
     State(admin): State<Arc<AdminState>>,
-    Path(id): Path<String>,
+    PathName(id): PathName,
     change: Change,
 ) -> Result<ApiJson<RunReport>, ApiError> {
     change.without_end("a stop is final")?;
@@ -136,7 +160,7 @@ async fn stop(
         return Ok(ApiJson(report));
     }
     // It has ended already.
-    one(State(admin), Path(id)).await
+    one(State(admin), PathName(id)).await
 }
 
 async fn status(

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::change::Change;
 use crate::admin::error::{ApiError, ApiErrorKind};
-use crate::admin::routes::{ApiJson, ApiRoutes};
+use crate::admin::routes::{ApiJson, ApiQuery, ApiRoutes};
 use crate::admin::state::AdminState;
 use crate::resilience::baseline::SeriesKey;
 use crate::resilience::baseline::calls::{is_call, is_failed};
@@ -82,12 +81,15 @@ pub struct SeriesAccepted {
     pub series: SeriesStatus,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct AcceptQuery {
+    /// The route of the series.
     route: String,
+    /// Its provider.
     provider: String,
+    /// Its model; `-` is unknown.
     model: String,
+    /// `p50`, `p95`, `first_content`, `tokens_per_second` or `error_rate`; all that alarm by default.
     measure: Option<String>,
 }
 
@@ -106,10 +108,12 @@ pub fn routes() -> ApiRoutes {
         )
         .post::<SeriesAccepted, _>(
             "/api/benchmarks/series/accept",
-            "Makes the current values of a series its baseline, which ends its alarms. Query: \
-             `route`, `provider`, `model`, and `measure`; without a measure, all that alarm.",
+            "Makes the current values of a series its baseline, which ends its alarms.",
             accept,
         )
+        .query::<AcceptQuery>()
+        .change()
+        .errors(&[ApiErrorKind::UnknownSeries, ApiErrorKind::NothingToAccept])
 }
 
 async fn list(State(admin): State<Arc<AdminState>>) -> ApiJson<SeriesList> {
@@ -125,14 +129,13 @@ async fn changes(State(admin): State<Arc<AdminState>>) -> ApiJson<ChangeList> {
 
 async fn accept(
     State(admin): State<Arc<AdminState>>,
-    query: Result<Query<AcceptQuery>, QueryRejection>,
+    ApiQuery(query): ApiQuery<AcceptQuery>,
     change: Change,
 ) -> Result<ApiJson<SeriesAccepted>, ApiError> {
     change.on_this_host()?;
     change.without_end("a baseline is learned on from the accepted value")?;
     let invalid = |detail: String| ApiError::new(ApiErrorKind::InvalidQuery, detail);
-    let Query(AcceptQuery { route, provider, model, measure }) = query
-        .map_err(|error| invalid(format!("{error} (expected route, provider, model, measure)")))?;
+    let AcceptQuery { route, provider, model, measure } = query;
     let known = || Measure::ALL.map(Measure::as_str).join(", ");
     let unknown = |word: &str| invalid(format!("`measure` is `{word}` (expected {})", known()));
     let word = measure.as_deref();

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sse;
-use crate::admin::error::{ApiError, ApiErrorKind};
-use crate::admin::routes::{ApiJson, ApiRoutes};
+use crate::admin::error::ApiError;
+use crate::admin::routes::{ApiJson, ApiQuery, ApiRoutes};
 use crate::admin::state::AdminState;
 use crate::telemetry::events::Event;
 
@@ -27,14 +26,29 @@ pub struct EventPage {
     pub next: Option<u64>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
 struct EventQuery {
-    /// One or more, separated by commas.
+    /// One or more kinds, separated by commas.
     kind: Option<String>,
+    /// The beginning of a key, such as `openai`.
     key: Option<String>,
+    /// Events of a page: 100 by default, at most 1,000.
     limit: Option<usize>,
+    /// The `next` of the previous page.
     before: Option<u64>,
+    /// Only events after this id.
+    after: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct EventStreamQuery {
+    /// One or more kinds, separated by commas.
+    kind: Option<String>,
+    /// The beginning of a key, such as `openai`.
+    key: Option<String>,
+    /// Begins after this id, like the header `Last-Event-ID`.
     after: Option<u64>,
 }
 
@@ -42,27 +56,20 @@ pub fn routes() -> ApiRoutes {
     ApiRoutes::default()
         .get::<EventPage, _>(
             "/api/events",
-            "Lists the last 1,000 changes of state, newest first. Query: `kind` (one or more, separated by \
-             commas), `key` (the beginning of a key, such as `openai`), `limit` (100, at most 1000), \
-             `before` (the `next` of the previous page).",
+            "Lists the last 1,000 changes of state, newest first.",
             list,
         )
+        .query::<EventQuery>()
         .get::<String, _>(
             "/api/events/stream",
-            "Sends each change of state as a server-sent event: `id`, `event` (its kind) and `data` (JSON). \
-             Query: `kind`, `key`; `after` (or the header `Last-Event-ID`) begins after that id.",
+            "Sends each change of state as a server-sent event: `id`, `event` (its kind) and `data` (JSON).",
             stream,
         )
+        .query::<EventStreamQuery>()
+        .stream()
 }
 
 impl EventQuery {
-    fn read(query: Result<Query<EventQuery>, QueryRejection>) -> Result<EventQuery, ApiError> {
-        query.map(|Query(query)| query).map_err(|error| {
-            let detail = format!("{error} (expected kind, key, limit, before, after)");
-            ApiError::new(ApiErrorKind::InvalidQuery, detail)
-        })
-    }
-
     fn admits(&self, event: &Event) -> bool {
         let kind = self.kind.as_deref();
         kind.is_none_or(|kinds| kinds.split(',').any(|kind| kind == event.kind))
@@ -73,9 +80,8 @@ impl EventQuery {
 
 async fn list(
     State(admin): State<Arc<AdminState>>,
-    query: Result<Query<EventQuery>, QueryRejection>,
+    ApiQuery(query): ApiQuery<EventQuery>,
 ) -> Result<ApiJson<EventPage>, ApiError> {
-    let query = EventQuery::read(query)?;
     let limit = query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE);
     let all = admin.live.events.since(query.after.unwrap_or_default());
     let mut found = all.into_iter().rev().filter(|event| query.admits(event));
@@ -87,11 +93,12 @@ async fn list(
 async fn stream(
     State(admin): State<Arc<AdminState>>,
     headers: HeaderMap,
-    query: Result<Query<EventQuery>, QueryRejection>,
+    ApiQuery(query): ApiQuery<EventStreamQuery>,
 ) -> Result<Response, ApiError> {
-    let query = EventQuery::read(query)?;
+    let EventStreamQuery { kind, key, after } = query;
+    let query = EventQuery { kind, key, ..EventQuery::default() };
     let events = Arc::clone(&admin.live.events);
-    let after = sse::last_event_id(&headers).or(query.after);
+    let after = sse::last_event_id(&headers).or(after);
     sse::open(&admin, admin.live.events.watch(), after, move |seen, text| {
         let fresh = events.since(seen);
         let last = fresh.last().map_or(seen, |event| event.id);

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use schemars::JsonSchema;
@@ -14,8 +13,9 @@ use super::differences::{RequestDifference, differences};
 use super::explanation::{self, DecisionStep};
 use super::filter::RequestFilter;
 use super::sse;
+use crate::admin::change::PathName;
 use crate::admin::error::{ApiError, ApiErrorKind};
-use crate::admin::routes::{ApiJson, ApiRoutes};
+use crate::admin::routes::{ApiJson, ApiQuery, ApiRoutes};
 use crate::admin::state::AdminState;
 use crate::policy::sections::model::LogFormat;
 use crate::telemetry::recent_requests::{KEPT, RecentRequest};
@@ -61,13 +61,32 @@ pub struct DifferenceList {
     pub differences: Vec<RequestDifference>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
 struct RecordQuery {
+    /// Terms such as `to:openai status:5xx waited:>1s -route:chat failed`, all of which must hold.
     filter: String,
+    /// Records of a page: 100 by default, at most 1,000.
     limit: Option<usize>,
+    /// The `next` of the previous page.
     before: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct RecordStreamQuery {
+    /// As for `/api/requests`.
+    filter: String,
+    /// Begins with the record after this number, like the header `Last-Event-ID`.
     after: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct DifferenceQuery {
+    /// As for `/api/requests`.
+    filter: String,
+    /// A filter for the records to compare with; all others by default.
     against: Option<String>,
 }
 
@@ -75,37 +94,31 @@ pub fn routes() -> ApiRoutes {
     ApiRoutes::default()
         .get::<RequestPage, _>(
             "/api/requests",
-            "Lists the access records of the last 1,000 requests, newest first. Query: `filter` (terms \
-             such as `to:openai status:5xx waited:>1s -route:chat failed`, all of which must hold), \
-             `limit` (100, at most 1000), `before` (the `next` of the previous page).",
+            "Lists the access records of the last 1,000 requests, newest first.",
             list,
         )
+        .query::<RecordQuery>()
         .get::<String, _>(
             "/api/requests/stream",
-            "Sends each access record as a server-sent event when its request has ended. Query: `filter`; \
-             `after` (or the header `Last-Event-ID`) begins with the record after that number.",
+            "Sends each access record as a server-sent event when its request has ended.",
             stream,
         )
+        .query::<RecordStreamQuery>()
+        .stream()
         .get::<DifferenceList, _>(
             "/api/requests/differences",
             "Reports what sets the records of `filter` apart from the others, or from those of `against`.",
             compare,
         )
+        .query::<DifferenceQuery>()
         .get::<RequestDetail, _>(
             "/api/requests/{id}",
             "Reports the request with an id (`request_id` of its record, `outrigger-request-id` of its \
              response): its record, and each decision in words.",
             show,
         )
-}
-
-impl RecordQuery {
-    fn read(query: Result<Query<RecordQuery>, QueryRejection>) -> Result<RecordQuery, ApiError> {
-        query.map(|Query(query)| query).map_err(|error| {
-            let expected = "expected filter, limit, before, after, against";
-            invalid(format!("{} ({expected})", error.body_text()))
-        })
-    }
+        .in_path("id", "The `request_id` of a record.")
+        .errors(&[ApiErrorKind::UnknownRequest])
 }
 
 fn invalid(detail: String) -> ApiError {
@@ -125,9 +138,8 @@ fn record(kept: &RecentRequest) -> Option<Value> {
 
 async fn list(
     State(admin): State<Arc<AdminState>>,
-    query: Result<Query<RecordQuery>, QueryRejection>,
+    ApiQuery(query): ApiQuery<RecordQuery>,
 ) -> Result<ApiJson<RequestPage>, ApiError> {
-    let query = RecordQuery::read(query)?;
     let filter = parse(&query.filter)?;
     let limit = query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, KEPT);
     let all = admin.live.recent_requests.all();
@@ -141,7 +153,7 @@ async fn list(
 
 async fn show(
     State(admin): State<Arc<AdminState>>,
-    Path(id): Path<String>,
+    PathName(id): PathName,
 ) -> Result<ApiJson<RequestDetail>, ApiError> {
     let mut records = admin.live.recent_requests.all().into_iter();
     let found = records.find_map(|kept| record(&kept).filter(|record| record["request_id"] == *id));
@@ -163,9 +175,8 @@ async fn show(
 async fn stream(
     State(admin): State<Arc<AdminState>>,
     headers: HeaderMap,
-    query: Result<Query<RecordQuery>, QueryRejection>,
+    ApiQuery(query): ApiQuery<RecordStreamQuery>,
 ) -> Result<Response, ApiError> {
-    let query = RecordQuery::read(query)?;
     let filter = parse(&query.filter)?;
     let recent = Arc::clone(&admin.live.recent_requests);
     let after = sse::last_event_id(&headers).or(query.after);
@@ -192,9 +203,8 @@ fn events(filter: &RequestFilter, seen: u64, fresh: &[RecentRequest], text: &mut
 
 async fn compare(
     State(admin): State<Arc<AdminState>>,
-    query: Result<Query<RecordQuery>, QueryRejection>,
+    ApiQuery(query): ApiQuery<DifferenceQuery>,
 ) -> Result<ApiJson<DifferenceList>, ApiError> {
-    let query = RecordQuery::read(query)?;
     let filter = parse(&query.filter)?;
     let against = query.against.as_deref().map(parse).transpose()?;
     let all = admin.live.recent_requests.all();

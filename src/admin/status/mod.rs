@@ -111,6 +111,7 @@ pub fn routes() -> ApiRoutes {
              without `--redis`.",
             fleet,
         )
+        .errors(&[ApiErrorKind::NoFleet])
 }
 
 async fn fleet(State(admin): State<Arc<AdminState>>) -> Result<ApiJson<FleetStatus>, ApiError> {
