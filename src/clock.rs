@@ -30,6 +30,12 @@ pub fn wall() -> SystemTime {
     moved.unwrap_or(now)
 }
 
+/// The system's monotonic clock in microseconds, to compare with other processes of this host.
+pub fn monotonic_micros() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec.saturating_mul(1_000_000).saturating_add(time.tv_nsec / 1_000)
+}
+
 /// The time since `then`.
 pub fn since(then: Instant) -> Duration {
     now().saturating_duration_since(then)

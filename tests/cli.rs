@@ -377,3 +377,26 @@ fn a_policy_is_checked_and_explained_where_its_secrets_are_missing() {
     fs::write(folder.path().join("p.yaml"), text.replace("timeout: 7s", "timeout: soon")).unwrap();
     assert_eq!(outrigger(&["check", path, "--allow-missing-secrets"]).code, 1);
 }
+
+#[test]
+fn manual_pages_describe_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("man1");
+    let done = outrigger(&["man", directory.to_str().unwrap()]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let page = |name: &str| fs::read_to_string(directory.join(name)).unwrap();
+    assert!(page("outrigger.1").contains("outrigger\\-run(1)"), "{}", page("outrigger.1"));
+    assert!(page("outrigger-run.1").contains("OUTRIGGER_POLICIES"));
+    assert!(page("outrigger-bench-run.1").contains("NAME"));
+    let mut names = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!names.any(|name| name.to_string_lossy().contains("help")), "a page about help");
+}
+
+#[test]
+fn completions_know_commands_and_options() {
+    for shell in ["bash", "zsh", "fish"] {
+        let done = outrigger(&["completions", shell]);
+        assert_eq!(done.code, 0, "{}", done.err);
+        assert!(done.out.contains("healthcheck") && done.out.contains("admin-token"), "{shell}");
+    }
+}

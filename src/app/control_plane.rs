@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::StartError;
+use super::service_manager::ServiceManager;
 use crate::admin;
 use crate::admin::state::AdminState;
 use crate::degradation;
 use crate::history;
-use crate::snapshot::loader::Loader;
-use crate::snapshot::watch::{ReloadChannel, ReloadTrigger, watch};
+use crate::snapshot::watch::{ReloadChannel, watch};
 use crate::tracking;
 use crate::upstream::Resolver;
 
@@ -25,13 +24,11 @@ pub(super) struct ControlPlane {
     pub metrics: Option<StdTcpListener>,
     pub state: Arc<AdminState>,
     pub resolver: Resolver,
-    pub loader: Arc<Loader>,
-    /// Requests a load of the policy.
-    pub wake: Sender<ReloadTrigger>,
-    pub wakes: Receiver<ReloadTrigger>,
+    pub reloads: ReloadChannel,
     /// Use file system events beside the poll.
     pub watch_events: bool,
     pub poll: Duration,
+    pub manager: ServiceManager,
 }
 
 impl ControlPlane {
@@ -52,16 +49,12 @@ impl ControlPlane {
         if let Some(listener) = from_std(self.metrics) {
             tokio::spawn(admin::serve_metrics(listener, Arc::clone(&self.state)));
         }
-        let AdminState { current, live, episodes, tracker, history: samples, store, .. } =
-            &*self.state;
+        let AdminState {
+            current, live, loader, episodes, tracker, history: samples, store, ..
+        } = &*self.state;
         let (current, live) = (Arc::clone(current), Arc::clone(live));
         tokio::join!(
-            watch(
-                self.loader,
-                ReloadChannel { sender: self.wake, inbox: self.wakes },
-                self.watch_events,
-                self.poll,
-            ),
+            watch(Arc::clone(loader), self.reloads, self.watch_events, self.poll,),
             self.state.schedule.run(&self.state.benchmarks),
             tracking::run(Arc::clone(&live), Arc::clone(tracker), store.clone()),
             history::run(
@@ -71,6 +64,7 @@ impl ControlPlane {
                 store.clone()
             ),
             degradation::run(current, live, Arc::clone(episodes), self.resolver),
+            self.manager.run(),
         );
     }
 }
@@ -82,14 +76,15 @@ fn from_std(listener: Option<StdTcpListener>) -> Option<TcpListener> {
     registered.inspect_err(log).ok()
 }
 
-/// Binds the admin or the metrics listener.
+/// Binds the admin or the metrics listener, unless the service manager has opened it.
 ///
 /// # Errors
 /// When the address is in use, or does not belong to this host.
 pub(super) fn bind_admin(
+    activated: Option<StdTcpListener>,
     address: Option<SocketAddr>,
 ) -> Result<Option<StdTcpListener>, StartError> {
-    let Some(address) = address else { return Ok(None) };
+    let Some(address) = address.filter(|_| activated.is_none()) else { return Ok(activated) };
     let bind = |source| StartError::Bind {
         address: address.to_string(),
         source,

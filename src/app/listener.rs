@@ -8,6 +8,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::StartError;
+use super::sockets::ActivatedListener;
 use crate::proxy::downstream::worker::AcceptedConnection;
 
 /// The address where applications connect.
@@ -17,10 +18,17 @@ pub enum ListenAddress {
     Unix(PathBuf),
 }
 
-/// The open listener. Dropping it removes the file of a Unix socket.
+/// The open listener. Dropping it removes the file of a Unix socket that it made.
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket.
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Made by the service manager, which keeps it.
+    is_foreign: bool,
 }
 
 impl FromStr for ListenAddress {
@@ -41,7 +49,26 @@ impl FromStr for ListenAddress {
 }
 
 impl Listener {
-    pub(super) fn bind(address: &ListenAddress) -> Result<Listener, StartError> {
+    /// Uses the socket of the service manager instead of the address, if there is one. Needs a
+    /// runtime.
+    pub(super) fn open(
+        address: &ListenAddress,
+        activated: Option<ActivatedListener>,
+    ) -> Result<Listener, StartError> {
+        match activated {
+            None => Listener::bind(address),
+            Some(ActivatedListener::Tcp(listener)) => {
+                Ok(Listener::Tcp(TcpListener::from_std(listener)?))
+            }
+            Some(ActivatedListener::Unix(listener)) => {
+                let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
+                let file = SocketFile { path: path.unwrap_or_default(), is_foreign: true };
+                Ok(Listener::Unix(UnixListener::from_std(listener)?, file))
+            }
+        }
+    }
+
+    fn bind(address: &ListenAddress) -> Result<Listener, StartError> {
         let error = |address, source, hint| StartError::Bind { address, source, hint };
         match address {
             ListenAddress::Tcp(address) => {
@@ -57,7 +84,7 @@ impl Listener {
                 remove_stale_socket(path);
                 let hint = "does its directory exist, and may this user write there?";
                 UnixListener::bind(path)
-                    .map(|listener| Listener::Unix(listener, path.clone()))
+                    .map(|listener| Listener::Unix(listener, SocketFile::own(path)))
                     .map_err(|e| error(format!("unix:{}", path.display()), e, hint))
             }
         }
@@ -69,7 +96,7 @@ impl Listener {
             Listener::Tcp(listener) => listener
                 .local_addr()
                 .map_or_else(|_| "unknown".to_owned(), |address| format!("http://{address}")),
-            Listener::Unix(_, path) => format!("unix:{}", path.display()),
+            Listener::Unix(_, file) => format!("unix:{}", file.path.display()),
         }
     }
 
@@ -106,10 +133,18 @@ impl Listener {
     }
 }
 
+impl SocketFile {
+    fn own(path: &Path) -> SocketFile {
+        SocketFile { path: path.to_owned(), is_foreign: false }
+    }
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Listener::Unix(_, path) = self {
-            let _ = std::fs::remove_file(path);
+        if let Listener::Unix(_, file) = self
+            && !file.is_foreign
+        {
+            let _ = std::fs::remove_file(&file.path);
         }
     }
 }

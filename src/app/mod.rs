@@ -8,9 +8,13 @@
 mod control_plane;
 mod core_dumps;
 mod descriptors;
+mod front;
+mod heartbeat;
 mod listener;
+mod service_manager;
 mod shutdown;
 mod signals;
+mod sockets;
 mod start;
 mod store_dir;
 mod workers;
@@ -65,6 +69,8 @@ pub enum StartError {
         "the admin API on {0} would be open to other hosts (set --admin-token file:PATH, or keep it on loopback and serve scrapes with --metrics {0})"
     )]
     OpenAdmin(SocketAddr),
+    #[error("the socket from the service manager at descriptor {descriptor} {reason}")]
+    Socket { descriptor: usize, reason: &'static str },
     #[error(transparent)]
     Token(#[from] TokenError),
     #[error(transparent)]

@@ -9,6 +9,7 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::LocalSet;
 
+use super::heartbeat::Heartbeats;
 use crate::admin::state::AdminState;
 use crate::jobs::JobRunner;
 use crate::live::Live;
@@ -48,9 +49,11 @@ impl Workers {
         common: WorkerShared,
         state: &AdminState,
         resolver: Resolver,
+        heartbeats: &Heartbeats,
         local: &LocalSet,
     ) -> std::io::Result<Workers> {
-        let workers = (0..count.max(1)).map(|index| WorkerHandle::start(index, &common, local));
+        let start = |index| WorkerHandle::start(index, &common, heartbeats, local);
+        let workers = (0..count.max(1)).map(start);
         let workers = workers.collect::<std::io::Result<Vec<_>>>()?;
         let link = state.fleet.as_ref().map(|fleet| fleet.link().clone());
         let store = common.store.clone();
@@ -99,6 +102,7 @@ impl WorkerHandle {
     fn start(
         index: usize,
         common: &WorkerShared,
+        heartbeats: &Heartbeats,
         local: &LocalSet,
     ) -> std::io::Result<WorkerHandle> {
         let (orders, inbox) = mpsc::unbounded_channel();
@@ -107,11 +111,18 @@ impl WorkerHandle {
         let task = if index == 0 {
             WorkerTask::Local(local.spawn_local(proxy::run_worker(common, worker_load, inbox)))
         } else {
-            let thread = thread::Builder::new().name(format!("worker-{index}"));
+            let name = format!("worker-{index}");
+            let heartbeat = heartbeats.register(&name);
+            let thread = thread::Builder::new().name(name);
             // Made here, so that a failure ends the start.
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let work = move || {
-                let run = proxy::run_worker(common, worker_load, inbox);
+                let run = async {
+                    tokio::select! {
+                        () = proxy::run_worker(common, worker_load, inbox) => {}
+                        () = heartbeat.run() => {}
+                    }
+                };
                 LocalSet::new().block_on(&runtime, run);
             };
             WorkerTask::Thread(thread.spawn(work)?)

@@ -89,6 +89,11 @@ impl NoteArgs {
 }
 
 impl Reply {
+    /// A response of one line of text.
+    pub fn line(&self) -> String {
+        String::from_utf8_lossy(&self.body).trim().to_owned()
+    }
+
     /// The response as a value.
     ///
     /// # Errors
@@ -113,6 +118,11 @@ impl Reply {
 }
 
 impl AdminArgs {
+    /// For requests that need no token.
+    pub fn without_token(admin: &str) -> AdminArgs {
+        AdminArgs { admin: admin.to_owned(), admin_token: None, json: false }
+    }
+
     pub fn get(&self, path: &str) -> Result<Reply, String> {
         self.send(Method::GET, path, None)
     }
@@ -202,7 +212,11 @@ impl AdminArgs {
         let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
         let body = body.map(Collected::to_bytes).unwrap_or_default();
         let problem = serde_json::from_slice::<ApiProblem>(&body);
-        let detail = problem.map_or_else(|_| "no reason given".to_owned(), |p| p.detail);
+        let text = || match String::from_utf8_lossy(&body).trim() {
+            "" => "no reason given".to_owned(),
+            text => text.to_owned(),
+        };
+        let detail = problem.map_or_else(|_| text(), |problem| problem.detail);
         format!("{}: {status}: {detail}", self.admin)
     }
 

@@ -10,11 +10,11 @@ mod degrade;
 mod drain;
 mod explain;
 mod fleet;
-mod init;
 mod live;
 mod output;
 mod queue;
 mod run;
+mod setup;
 mod status;
 mod watch;
 
@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::admin_client::AdminArgs;
+use self::setup::{healthcheck, init, man};
 
 use crate::telemetry::escape::escape_lines;
 
@@ -32,7 +33,7 @@ pub const EXIT_CODES: [(u8, &str); 6] = [
     (0, "success"),
     (
         1,
-        "the policy has an error (`check`), no route takes the request (`explain`), there is a problem (`status`), or a run is worse than the baseline or than the run or target that it is compared with (`bench`)",
+        "the policy has an error (`check`), no route takes the request (`explain`), there is a problem (`status`), `healthcheck` found the sidecar not ready, or a run is worse than the baseline or than the run or target that it is compared with (`bench`)",
     ),
     (
         2,
@@ -109,6 +110,9 @@ enum Command {
     Bench(bench::BenchArgs),
     Drain(drain::DrainArgs),
     Undrain(drain::UndrainArgs),
+    Healthcheck(healthcheck::HealthcheckArgs),
+    Man(man::ManArgs),
+    Completions(man::CompletionsArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -133,6 +137,9 @@ pub fn main() -> ExitCode {
         Command::Backup(args) => print(backup::run(&args)),
         Command::Drain(args) => print(drain::drain(&args)),
         Command::Undrain(args) => print(drain::undrain(&args)),
+        Command::Healthcheck(args) => verdict(healthcheck::run(&args)),
+        Command::Man(args) => print(man::man(&args, command())),
+        Command::Completions(args) => man::completions(&args, command()),
     }
 }
 
@@ -144,6 +151,15 @@ pub fn command() -> clap::Command {
 fn print(result: Result<String, String>) -> ExitCode {
     // A closed pipe is not an error.
     exit(result.map(|text| drop(writeln!(std::io::stdout(), "{}", escape_lines(&text)))))
+}
+
+/// Prints a result that is printed on standard output also where it is a failure.
+fn verdict(result: Result<String, String>) -> ExitCode {
+    let is_failure = result.is_err();
+    match print(result.or_else(Ok)) {
+        ExitCode::SUCCESS if is_failure => ExitCode::FAILURE,
+        code => code,
+    }
 }
 
 /// The exit code of a command that has printed its result.

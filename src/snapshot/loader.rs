@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::build::SnapshotBuilder;
 use super::policy_files::{DiskSources, PlaceholderSources, read_dir};
+use super::reload_requests::ReloadRequests;
 use super::{CurrentSnapshot, Snapshot};
 use crate::clock;
 use crate::policy::yaml::diagnostic::Diagnostic;
@@ -75,6 +76,8 @@ pub struct PendingPolicy {
 /// Loads and reloads the policy of one directory.
 #[derive(Debug)]
 pub struct Loader {
+    /// Loads that were requested, as by SIGHUP.
+    pub requests: ReloadRequests,
     path: PathBuf,
     builder: SnapshotBuilder,
     current: Arc<CurrentSnapshot>,
@@ -165,8 +168,8 @@ impl Loader {
         let current = Arc::new(CurrentSnapshot::from_pointee(snapshot));
         let (locations, referenced) = (Arc::new(loaded.locations), loaded.files_read);
         let state = Mutex::new(State { status, locations, digest, referenced });
-        let loader =
-            Loader { path: path.to_owned(), builder, current: Arc::clone(&current), state };
+        let (path, requests) = (path.to_owned(), ReloadRequests::default());
+        let loader = Loader { requests, path, builder, current: Arc::clone(&current), state };
         Ok((Arc::new(loader), current))
     }
 
@@ -196,6 +199,7 @@ impl Loader {
 
     /// Loads the current files.
     pub fn load(&self) -> LoadResult {
+        let _in_progress = self.requests.begin();
         let digest = files_digest(&self.path, &self.referenced_files());
         let result = match read(&self.path) {
             Ok(policy) => self.apply(policy),

@@ -11,6 +11,7 @@ pub mod listener_tls;
 pub mod loader;
 pub mod obstacle;
 pub mod policy_files;
+pub mod reload_requests;
 pub mod watch;
 
 use std::sync::Arc;

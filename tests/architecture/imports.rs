@@ -57,7 +57,7 @@ const ORDERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["mod", "benchmarks history status", "*", "openapi"]),
-    ("cli", &["mod watch bench *"]),
+    ("cli", &["mod watch bench setup *"]),
     ("benchmark", &["mod", "runner local", "run schedule", "*", "history", "report"]),
     ("fleet", &["*", "redis"]),
     ("jobs", &["mod", "*", "sharing"]),

@@ -22,7 +22,7 @@ argument takes precedence over its environment variable. This file is generated 
 const COMMON: &str = "
 ## Connecting to a sidecar
 
-All commands but `run`, `init`, `check`, `schema` and `backup`, and `explain` without `--live`, talk to the admin API of a running sidecar and take \
+All commands but `run`, `init`, `check`, `schema`, `backup`, `healthcheck`, `man` and `completions`, and `explain` without `--live`, talk to the admin API of a running sidecar and take \
 these arguments:
 ";
 

@@ -75,6 +75,7 @@ mod response_heads;
 mod retries;
 mod sdk;
 mod secrets;
+mod service_manager;
 mod streams;
 mod tracking;
 mod ui_files;

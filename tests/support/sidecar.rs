@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -40,6 +41,15 @@ pub struct Builder {
     default_data: bool,
     stalled_log: bool,
     soft_open_files: Option<u64>,
+    activated: Option<Activated>,
+}
+
+/// A socket that is passed as a service manager passes it.
+#[derive(Debug)]
+struct Activated {
+    socket: OwnedFd,
+    /// The value of `LISTEN_PID`, as a shell writes it.
+    pid: String,
 }
 
 /// A sidecar that exited before it listened.
@@ -124,6 +134,17 @@ impl Builder {
         Self { soft_open_files: Some(limit), ..self }
     }
 
+    /// Passes this socket at descriptor 3, for the process itself.
+    pub fn activated(self, socket: impl Into<OwnedFd>) -> Self {
+        self.activated_for("$$", socket)
+    }
+
+    /// Passes this socket at descriptor 3, for the process with this number.
+    pub fn activated_for(self, pid: &str, socket: impl Into<OwnedFd>) -> Self {
+        let activated = Activated { socket: socket.into(), pid: pid.to_owned() };
+        Self { activated: Some(activated), ..self }
+    }
+
     /// The folder that policies are read from.
     pub fn policies(&self) -> PathBuf {
         self.folder.path().join("policies")
@@ -156,12 +177,19 @@ impl Builder {
 
     fn command(&self) -> Command {
         let binary = env!("CARGO_BIN_EXE_outrigger");
-        let mut command = match self.soft_open_files {
+        let prepared = match (self.soft_open_files, &self.activated) {
+            (None, None) => None,
+            (Some(limit), _) => Some(format!("ulimit -Sn {limit} && exec \"$0\" \"$@\"")),
+            (None, Some(Activated { pid, .. })) => {
+                let announced = format!("LISTEN_FDS=1 LISTEN_PID={pid}");
+                Some(format!("export {announced} && exec \"$0\" \"$@\" 3<&0 </dev/null"))
+            }
+        };
+        let mut command = match prepared {
             None => Command::new(binary),
-            Some(limit) => {
+            Some(script) => {
                 let mut shell = Command::new("sh");
-                let limited = format!("ulimit -Sn {limit} && exec \"$0\" \"$@\"");
-                shell.arg("-c").arg(limited).arg(binary);
+                shell.arg("-c").arg(script).arg(binary);
                 shell
             }
         };
@@ -181,7 +209,10 @@ impl Builder {
             }
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let socket = self.activated.as_ref().map(|activated| activated.socket.try_clone());
+        let input = socket.map(|socket| Stdio::from(socket.expect("a socket can be duplicated")));
+        command.stdin(input.unwrap_or_else(Stdio::null));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 }
@@ -204,6 +235,7 @@ impl Sidecar {
             default_data: false,
             stalled_log: false,
             soft_open_files: None,
+            activated: None,
         }
     }
 

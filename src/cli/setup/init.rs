@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
-const STARTER: &str = include_str!("../../policies/outrigger.yaml");
+const STARTER: &str = include_str!("../../../policies/outrigger.yaml");
 
 /// Write a commented policy to start with: OpenAI, with the next steps commented out.
 ///
