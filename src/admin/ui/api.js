@@ -200,6 +200,11 @@ class Resource extends Observable {
     }
   }
 
+  /** A value that is read only once is not read again when it is there. */
+  get isStale() {
+    return Boolean(this.value.error) || [...this.users.values()].some(Number.isFinite);
+  }
+
   /** Reads it at once, or once more if it is being read. */
   refresh() {
     if (this.loading) this.again = true;
@@ -223,7 +228,7 @@ function resource(path) {
 
 /** Reads everything in use again, as after a change. */
 export function refresh() {
-  for (const one of resources.values()) if (one.users.size) one.refresh();
+  for (const one of resources.values()) if (one.users.size && one.isStale) one.refresh();
 }
 
 const none = new Observable({ data: undefined, error: null, at: 0 });

@@ -1,5 +1,5 @@
 // Charts over time: a large one by uPlot, and a sparkline for tables.
-import { html, useEffect, useLayoutEffect, useMemo, useRef } from './dom.js';
+import { html, useEffect, useMemo, useRef } from './dom.js';
 import { Icon } from './parts.js';
 import * as format from './format.js';
 import { themeChange } from './theme_choice.js';
@@ -56,11 +56,7 @@ export function Chart({ label, at, series, show = format.compact, height = 200, 
 }
 
 function Swatch({ color: name, dash }) {
-  const line = useRef();
-  useLayoutEffect(() => {
-    line.current.style.stroke = `var(${name})`;
-  }, [name]);
-  return html`<svg width="22" height="8" aria-hidden="true"><line ref=${line} x1="0" y1="4" x2="22" y2="4" stroke-width="2" stroke-dasharray=${dash.join(' ')} /></svg>`;
+  return html`<svg width="22" height="8" aria-hidden="true"><line style=${{ stroke: `var(${name})` }} x1="0" y1="4" x2="22" y2="4" stroke-width="2" stroke-dasharray=${dash.join(' ')} /></svg>`;
 }
 
 function chartOptions({ series, band, height, from, current, width }) {
@@ -172,12 +168,8 @@ export function Sparkline({ label, at, values, bad, marks = [], show = format.co
 }
 
 function SparkMark({ mark, share }) {
-  const element = useRef();
   const [icon, tone] = MARKS[mark.kind] ?? MARKS.reload;
-  useLayoutEffect(() => {
-    element.current.style.left = `${share * 100}%`;
-  }, [share]);
-  return html`<span ref=${element} class=${`mark ${tone}`} title=${`${mark.label} at ${format.clockTime(mark.at)}`}><${Icon} name=${icon} size=${10} /></span>`;
+  return html`<span style=${{ left: `${share * 100}%` }} class=${`mark ${tone}`} title=${`${mark.label} at ${format.clockTime(mark.at)}`}><${Icon} name=${icon} size=${10} /></span>`;
 }
 
 /** One sub-path for each run of known values. */

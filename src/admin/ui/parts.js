@@ -65,14 +65,8 @@ export function Badge({ tone = 'info', icon, children }) {
 
 /** A share of 1 as a bar; `mark` is the share that is wanted. Always beside its number. */
 export function Bar({ share, mark, tone = '' }) {
-  const fill = useRef();
-  const tick = useRef();
   const at = (value) => `${Math.max(0, Math.min(1, value ?? 0)) * 100}%`;
-  useLayoutEffect(() => {
-    fill.current.style.width = at(share);
-    if (tick.current) tick.current.style.left = `calc(${at(mark)} - 1px)`;
-  }, [share, mark]);
-  return html`<span class=${`bar ${tone}`} aria-hidden="true"><i ref=${fill}></i>${mark != null && html`<b ref=${tick}></b>`}</span>`;
+  return html`<span class=${`bar ${tone}`} aria-hidden="true"><i style=${{ width: at(share) }}></i>${mark != null && html`<b style=${{ left: `calc(${at(mark)} - 1px)` }}></b>`}</span>`;
 }
 
 // ---- page and states ---------------------------------------------------------------------------
