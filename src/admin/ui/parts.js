@@ -51,9 +51,10 @@ export function Time({ at }) {
   return html`<time class="nowrap" datetime=${date.toISOString()} title=${date.toISOString()}>${format.dayTime(date)}</time>`;
 }
 
-/** A place in the policy, as `FILE:LINE`. */
+/** A place in the policy, as `FILE:LINE`; the folder is in its title. */
 export function Source({ children }) {
-  return children ? html`<span class="source">${format.visible(children)}</span>` : null;
+  const text = format.visible(children ?? '', 400);
+  return text ? html`<span class="source" title=${text}>${text.split('/').at(-1)}</span>` : null;
 }
 
 const BADGE_ICONS = { good: 'good', bad: 'bad', warn: 'warn', info: 'info' };
@@ -146,7 +147,7 @@ export function Table({ label, columns, rows, rowKey, select, isSelected, empty 
     <tbody role="rowgroup">${rows.map((row) => html`<tr key=${rowKey(row)} role="row" onClick=${select ? (event) => { if (!event.target.closest('a,button,input,label')) select(row); } : undefined}
       class=${[select && 'selectable', isSelected?.(row) && 'selected'].filter(Boolean).join(' ')}>
       ${columns.map((column) => html`<td key=${column.label} role="cell" data-label=${column.label}
-        class=${[column.num && 'num', column.lead && 'lead', column.full && 'full', column.blank?.(row) && 'blank'].filter(Boolean).join(' ')}><div>${column.cell(row)}</div></td>`)}</tr>`)}</tbody>
+        class=${[column.num && 'num', column.lead && 'lead', column.full && 'full', column.hidden && 'bare', column.blank?.(row) && 'blank'].filter(Boolean).join(' ')}><div>${column.cell(row)}</div></td>`)}</tr>`)}</tbody>
   </table></div>`;
 }
 
@@ -260,6 +261,13 @@ export function Command({ children, label = 'Copy command' }) {
   const text = String(children);
   return html`<span class="command"><code>${format.visible(text, 400)}</code><button type="button" class="button" aria-label=${`${label}: ${format.visible(text, 120)}`}
     onClick=${() => copy(text, 'Command copied')}><${Icon} name="copy" /> Copy</button></span>`;
+}
+
+/** Exclusive choices of a form, each with an explanation: `options` is `[[value, label, help]]`. */
+export function Options({ label, options, value, onChange }) {
+  const name = useUniqueId('options');
+  return html`<fieldset class="choices"><legend>${label}</legend>${options.map(([one, text, help]) => html`<label key=${one}>
+    <input type="radio" name=${name} value=${one} checked=${one === value} onChange=${() => onChange(one)} /><span>${text}${help && html`<small>${help}</small>`}</span></label>`)}</fieldset>`;
 }
 
 /** A set of exclusive choices: `options` is `[[value, label]]`. */

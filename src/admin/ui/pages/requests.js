@@ -148,7 +148,7 @@ function RequestList({ list, live, setLive, filter }) {
     { label: 'Took', num: true, cell: (row) => html`${format.duration(row.duration_ms)}${row.wait_ms >= 1 && html`<span class="sub">waited ${format.duration(row.wait_ms)}</span>`}` },
   ];
   const note = `${format.plural(records.length, 'request')}${list.fresh ? `, ${format.number(list.fresh)} new` : ''}`;
-  return html`<${Card} title=${filter ? 'Requests that match' : 'All requests'} note=${html`<span data-count=${records.length}>${note}</span>`} flush actions=${html`<button type="button" class="button" onClick=${() => setLive(!live)}><${Icon} name=${live ? 'pause' : 'down'} /> ${live ? 'Pause' : 'Follow'}</button>`}>
+  return html`<${Card} title=${list.error?.status === 400 ? 'Not filtered: the filter has an error' : filter ? 'Requests that match' : 'All requests'} note=${html`<span data-count=${records.length}>${note}</span>`} flush actions=${html`<button type="button" class="button" onClick=${() => setLive(!live)}><${Icon} name=${live ? 'pause' : 'down'} /> ${live ? 'Pause' : 'Follow'}</button>`}>
     ${list.sampled && html`<p class="muted small inset">Under high load some records are not kept: see <code>server.recent_requests</code>.</p>`}
     <${Table} label="Requests" columns=${columns} rows=${records.slice(0, shown)} rowKey=${(row) => row.number} select=${(row) => replaceQuery({ id: row.request_id })}
       empty=${filter ? 'No request matches the filter' : 'No request yet'} />
