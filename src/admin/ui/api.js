@@ -1,7 +1,7 @@
 // The client of the admin API: requests, values that are polled, changes and streams.
 import { Observable, useEffect, useObservable, useState } from './dom.js';
 
-const POLL_MS = 800;
+const POLL_MS = 700;
 const TIMEOUT_MS = 10_000;
 const CHANGE_TIMEOUT_MS = 30_000;
 /** A stream sends a comment each 15 s. */

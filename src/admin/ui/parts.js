@@ -161,6 +161,7 @@ export function Dialog({ title, onClose, wide, children, foot, onSubmit }) {
     const dialog = element.current;
     const opener = document.activeElement;
     dialog.showModal();
+    dialog.querySelector('[data-autofocus]')?.focus();
     return () => {
       dialog.close();
       if (opener?.isConnected) opener.focus();
@@ -180,12 +181,8 @@ export function Dialog({ title, onClose, wide, children, foot, onSubmit }) {
 /** A text field with its label. */
 export function Field({ label, help, value, onInput, type = 'text', required, placeholder, autofocus, mono }) {
   const id = useUniqueId('field');
-  const input = useRef();
-  useEffect(() => {
-    if (autofocus) input.current.focus();
-  }, []);
   return html`<div class="field"><label for=${id}><strong>${label}</strong></label>
-    <input ref=${input} id=${id} class=${mono ? 'input mono' : 'input'} type=${type} value=${value} required=${required} placeholder=${placeholder}
+    <input data-autofocus=${autofocus} id=${id} class=${mono ? 'input mono' : 'input'} type=${type} value=${value} required=${required} placeholder=${placeholder}
       aria-describedby=${help ? `${id}-help` : undefined} autocomplete="off" spellcheck=${false} onInput=${(event) => onInput(event.target.value)} />
     ${help && html`<small id=${`${id}-help`}>${help}</small>`}</div>`;
 }
