@@ -39,7 +39,7 @@ export function segments(record) {
     if (waited > 0.5) found.push({ kind: 'wait', start: 0, end: Math.min(waited, total), lane: 0, label: 'Waiting for capacity or the end of a hold' });
     const start = Math.min(waited, total);
     if (total - start > 0.05 || !found.length) found.push({ kind: 'local', start, end: total, lane: found.length, label: record.cache === 'hit' || record.cache === 'stale' ? 'Served from the cache' : record.cache === 'coalesced' ? 'Shared with an equal request' : 'Handled by Outrigger' });
-  } else if (total - at > 0.5) found.push({ kind: 'response', start: at, end: total, lane: found.length, label: record.result === 'complete' ? 'Rest of the response' : 'Until the end' });
+  } else if (total - at > Math.max(1, total * 0.02)) found.push({ kind: 'response', start: at, end: total, lane: found.length, label: record.result === 'complete' ? 'Rest of the response' : 'Until the end' });
   return found;
 }
 
