@@ -31,8 +31,9 @@ export function Requests() {
 
 /** The records that a filter admits: read once, then continued by the stream. */
 function useRequests(filter, live) {
-  const [state, setState] = useState({ records: null, error: null, sampled: false, fresh: 0, filter });
+  const [state, setState] = useState({ records: null, error: null, sampled: false, fresh: 0, filter, loads: 0 });
   const newest = useRef(null);
+  const [loads, reload] = useState(0);
   useEffect(() => {
     const aborter = new AbortController();
     let timer = 0;
@@ -41,7 +42,7 @@ function useRequests(filter, live) {
       try {
         const page = await get(`/api/requests?limit=${KEPT}&filter=${encodeURIComponent(filter)}`, { signal: aborter.signal });
         newest.current = page.requests[0]?.number ?? 0;
-        setState({ records: page.requests, error: null, sampled: page.sampled, fresh: 0, filter });
+        setState({ records: page.requests, error: null, sampled: page.sampled, fresh: 0, filter, loads });
       } catch (error) {
         if (aborter.signal.aborted) return;
         setState((old) => ({ ...old, error }));
@@ -53,9 +54,9 @@ function useRequests(filter, live) {
       clearTimeout(timer);
       aborter.abort();
     };
-  }, [filter]);
+  }, [filter, loads]);
 
-  const isLoaded = state.records !== null && state.filter === filter && !state.error;
+  const isLoaded = state.records !== null && state.filter === filter && state.loads === loads && !state.error;
   useEffect(() => {
     if (!live || !isLoaded) return undefined;
     let waiting = [];
@@ -67,11 +68,14 @@ function useRequests(filter, live) {
       setState((old) => ({ ...old, records: [...added, ...old.records].slice(0, KEPT), fresh: old.fresh + added.length }));
     };
     const close = openStream(`/api/requests/stream?filter=${encodeURIComponent(filter)}`, {
-      lastEventId: newest.current ? String(newest.current) : null,
+      lastEventId: String(newest.current ?? 0),
       onEvent: ({ id, data }) => {
-        if (id) newest.current = Number(id);
+        // Numbers begin again when the sidecar does.
+        if (Number(id) <= newest.current) return reload((n) => n + 1);
+        newest.current = Number(id);
         if (data && typeof data === 'object') waiting.push(data);
         timer ||= setTimeout(flush, FLUSH_MS);
+        return undefined;
       },
     });
     return () => {
@@ -79,7 +83,7 @@ function useRequests(filter, live) {
       if (waiting.length) flush();
       close();
     };
-  }, [filter, live, isLoaded]);
+  }, [filter, live, loads, isLoaded]);
   return state;
 }
 
