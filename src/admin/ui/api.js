@@ -37,8 +37,16 @@ export class ApiError extends Error {
 let token = null;
 try { token = sessionStorage.getItem(TOKEN_KEY); } catch { /* storage is blocked */ }
 
-export function setToken(text) {
+/** Changes when a token is entered. */
+const tokenEntered = new Observable(0);
+let dismissed = false;
+
+/** Calls `action` when a token was entered; returns a function that ends this. */
+export const onToken = (action) => tokenEntered.subscribe(action);
+
+function setToken(text) {
   token = text || null;
+  tokenEntered.set(tokenEntered.value + 1);
   try {
     if (token) sessionStorage.setItem(TOKEN_KEY, token);
     else sessionStorage.removeItem(TOKEN_KEY);
@@ -136,13 +144,19 @@ export function askForToken(reason) {
     reason,
     promise,
     close(text) {
-      if (text) setToken(text);
+      dismissed = !text;
       tokenPrompt.set(null);
+      if (text) setToken(text);
       resolve(Boolean(text));
       if (text) refresh();
     },
   });
   return promise;
+}
+
+/** Reading needs the token: asks for it, unless the dialog was closed without one. */
+function needToken({ message }) {
+  if (!dismissed) askForToken(message);
 }
 
 /** A path that is read again and again while a component uses it. */
@@ -173,20 +187,25 @@ class Resource extends Observable {
 
   async load() {
     clearTimeout(this.timer);
-    if (this.loading || document.hidden || !this.users.size) return;
+    if (this.loading || document.hidden || !this.users.size) return undefined;
     const began = Date.now();
     const loading = new AbortController();
     this.loading = loading;
     try {
       const { text, data } = await getText(this.path, loading.signal, TIMEOUT_MS);
-      if (this.loading !== loading) return;
+      if (this.loading !== loading) return undefined;
       const isSame = text === this.text && !this.value.error;
       this.text = text;
       if (isSame) this.value.at = Date.now();
       else this.set({ data, error: null, at: Date.now() });
     } catch (error) {
-      if (this.loading !== loading) return;
+      if (this.loading !== loading) return undefined;
       this.set({ ...this.value, error });
+      // Read again once there is a token, not before: each rejection is in the audit log.
+      if (error.status === 401) {
+        this.loading = null;
+        return needToken(error);
+      }
     }
     this.loading = null;
     if (this.again) {
@@ -198,6 +217,7 @@ class Resource extends Observable {
       const failed = this.value.error ? Math.max(wait, 800) : wait;
       if (failed) this.timer = setTimeout(() => this.load(), failed);
     }
+    return undefined;
   }
 
   /** A value that is read only once is not read again when it is there. */
@@ -263,6 +283,7 @@ export function openStream(path, { onEvent, onState = () => {}, lastEventId = nu
   };
   const run = async () => {
     const controller = new AbortController();
+    stream.needsToken = false;
     stream.controller = controller;
     try {
       const options = { accept: 'text/event-stream', lastEventId: stream.lastEventId, signal: controller.signal };
@@ -275,12 +296,16 @@ export function openStream(path, { onEvent, onState = () => {}, lastEventId = nu
       });
       stream.failures = 0;
     } catch (error) {
-      if (stream.closed || stream.controller !== controller) return;
+      if (stream.closed || stream.controller !== controller) return undefined;
       stream.failures++;
       onState('waiting', error);
+      stream.needsToken = error.status === 401;
+      if (stream.needsToken) return needToken(error);
     }
     if (stream.controller === controller) connectAgain(RETRY_MS[Math.min(stream.failures, RETRY_MS.length - 1)]);
+    return undefined;
   };
+  const stopWaiting = onToken(() => stream.needsToken && run());
   const onVisibility = () => {
     if (document.hidden) {
       clearTimeout(stream.timer);
@@ -293,6 +318,7 @@ export function openStream(path, { onEvent, onState = () => {}, lastEventId = nu
   if (!document.hidden) run();
   return () => {
     stream.closed = true;
+    stopWaiting();
     clearTimeout(stream.timer);
     document.removeEventListener('visibilitychange', onVisibility);
     stream.controller?.abort();

@@ -1,6 +1,6 @@
 // The shell: navigation, connection, theme, keys, and the page of the current address.
 import { html, render, useChange, useEffect, useObservable, useState } from './dom.js';
-import { askForToken, connection, openStream, refresh, tokenPrompt, useNow, usePoll } from './api.js';
+import { connection, openStream, refresh, tokenPrompt, useNow, usePoll } from './api.js';
 import { Choice, Dialog, Field, Icon, LiveState, Toasts } from './parts.js';
 import { link, useRoute } from './router.js';
 import { setTheme, theme } from './theme_choice.js';
@@ -47,9 +47,6 @@ function App() {
 
   useEffect(() => openStream('/api/events/stream', { onEvent: (event) => { noteEvent(event.data); refresh(); } }), []);
   useEffect(() => listenForKeys(() => setHelp(true)), []);
-  useEffect(() => {
-    if (state === 'token') askForToken();
-  }, [state]);
   useChange(() => {
     setMenu(false);
     scrollTo(0, 0);

@@ -1,6 +1,6 @@
 // Components that pages are made of: page, table, badge, bar, dialog, toast, and the states of what is loaded.
 import { Observable, html, useEffect, useLayoutEffect, useObservable, useRef, useState, useUniqueId } from './dom.js';
-import { connection, useAction, useNow } from './api.js';
+import { askForToken, connection, useAction, useNow } from './api.js';
 import * as format from './format.js';
 
 // ---- icons -------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ export function Loaded({ of, children, absent }) {
   }
   if (!error) return html`<${State} title="Loading" />`;
   if (error.isDisconnected) return html`<${State} title="The sidecar does not respond">This page fills as soon as it does.<//>`;
-  if (error.status === 401) return html`<${State} title="The admin token is needed">Enter it to see this page.<//>`;
+  if (error.status === 401) return html`<${State} title="The admin token is needed"><button type="button" class="button primary" onClick=${() => askForToken()}>Enter the token</button><//>`;
   if (error.status === 404) return html`<${State} title="Nothing to show">${absent ?? format.visible(error.message, 300)}<//>`;
   return html`<${State} title="This page could not be loaded">${format.visible(error.message, 300)}<//>`;
 }

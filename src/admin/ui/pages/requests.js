@@ -1,6 +1,6 @@
 // Requests: the last 1,000 with a filter and a live tail, and what sets some of them apart.
 import { html, useEffect, useMemo, useRef, useState, useUniqueId } from '../dom.js';
-import { get, openStream } from '../api.js';
+import { get, onToken, openStream } from '../api.js';
 import { Ago, Badge, Card, Choice, Icon, Name, Page, State, Table } from '../parts.js';
 import { replaceQuery, useRoute } from '../router.js';
 import { RequestDetail, Waterfall, statusTone } from './request_detail.js';
@@ -46,11 +46,13 @@ function useRequests(filter, live) {
       } catch (error) {
         if (aborter.signal.aborted) return;
         setState((old) => ({ ...old, error }));
-        if (error.status !== 400) timer = setTimeout(load, 1000);
+        if (error.status !== 400 && error.status !== 401) timer = setTimeout(load, 1000);
       }
     };
     load();
+    const stop = onToken(load);
     return () => {
+      stop();
       clearTimeout(timer);
       aborter.abort();
     };
