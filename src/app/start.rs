@@ -41,9 +41,8 @@ use crate::upstream::Resolver;
 /// # Errors
 /// When it cannot start. Then nothing is left running.
 pub fn run(options: &Options) -> Result<Shutdown, StartError> {
-    core_dumps::disable();
     let sockets = ActivatedSockets::from_environment()?;
-    let (access, read) = (access(options, &sockets)?, read_policy(options)?);
+    let (access, read) = read_secrets(options, &sockets)?;
     let shares = descriptors::prepare(read.loaded.policy.server.connections);
     let (control, front_runtime) = (runtime()?, runtime()?);
     let resolver = Resolver::new(control.handle().clone());
@@ -74,22 +73,27 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     // Before the first log line that announces the process: an unhandled signal would end it.
     let signals = front_runtime.block_on(async { Signals::new() })?;
     log_addresses(&state, admin.as_ref(), metrics.as_ref());
-    let (wake, wakes) = mpsc::channel(1);
     let (phase, phases) = watch::channel(ServicePhase::Starting);
     let heartbeats = Arc::new(Heartbeats::new(service_manager::watchdog()));
+    let (wake, reloads) = reload_channel();
     ControlPlane {
         manager: ServiceManager::from_environment(&state, phases, &heartbeats),
         admin,
         metrics,
         state: Arc::clone(&state),
         resolver: resolver.clone(),
-        reloads: ReloadChannel { sender: wake.clone(), inbox: wakes },
+        reloads,
         watch_events: options.watch,
         poll: options.poll,
     }
     .start(control)?;
     let front = Front { listener, signals, state, wake, phase, heartbeats, shares };
     front.run(&front_runtime, options.workers, resolver)
+}
+
+fn reload_channel() -> (Sender<ReloadTrigger>, ReloadChannel) {
+    let (sender, inbox) = mpsc::channel(1);
+    (sender.clone(), ReloadChannel { sender, inbox })
 }
 
 /// The listeners of the process.
@@ -150,6 +154,15 @@ fn snapshot_builder(
 ) -> SnapshotBuilder {
     let (live, caches) = (Arc::clone(live), Arc::clone(caches));
     SnapshotBuilder { live, caches, resolver: resolver.clone() }
+}
+
+/// Reads the admin token and the policy. No core file may hold them.
+fn read_secrets(
+    options: &Options,
+    sockets: &ActivatedSockets,
+) -> Result<(Access, PendingPolicy), StartError> {
+    core_dumps::disable();
+    Ok((access(options, sockets)?, read_policy(options)?))
 }
 
 fn read_policy(options: &Options) -> Result<PendingPolicy, StartError> {

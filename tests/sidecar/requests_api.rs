@@ -1,7 +1,9 @@
 //! The last requests: listed, filtered, explained, compared, and sent as they end.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -151,4 +153,26 @@ fn tap_prints_each_request_as_it_ends() {
     let lines: Vec<_> = lines.map(|line| line.expect("a line")).collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[0].contains("200 POST /v1/chat/completions [all] a 503, "), "{lines:?}");
+}
+
+#[test]
+fn a_stream_gives_its_place_back_as_soon_as_its_client_leaves() {
+    let (sidecar, _a, _b) = failing_over("");
+    let address = sidecar.admin_url("").trim_start_matches("http://").to_owned();
+    let open = || {
+        let mut stream = TcpStream::connect(&address).expect("the admin listener accepts");
+        let head = format!("GET /api/events/stream HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("sent");
+        let mut status = String::new();
+        BufReader::new(&stream).read_line(&mut status).expect("a status");
+        (stream, status.trim_end().to_owned())
+    };
+    let streams: Vec<_> = (0..16).map(|_| open()).collect();
+    assert!(streams.iter().all(|(_, status)| status == "HTTP/1.1 200 OK"), "{streams:?}");
+    assert_eq!(open().1, "HTTP/1.1 503 Service Unavailable");
+    drop(streams);
+    let began = Instant::now();
+    sidecar.wait_until(|_| open().1 == "HTTP/1.1 200 OK");
+    // A comment, which would fail to be sent, follows after 15 s.
+    assert!(began.elapsed() < Duration::from_secs(5));
 }

@@ -13,8 +13,9 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use http_body_util::channel::{Channel, Sender};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use crate::admin::error::{ApiError, ApiErrorKind};
@@ -48,8 +49,8 @@ pub fn open(
     let last = *newest.borrow();
     // Numbers of an earlier process say nothing about this one.
     let mut seen = after.filter(|after| *after <= last).unwrap_or(last);
+    let (presence, mut left) = oneshot::channel::<()>();
     tokio::spawn(async move {
-        let _place = place;
         let mut text = RETRY.to_owned();
         loop {
             newest.mark_unchanged();
@@ -57,12 +58,20 @@ pub fn open(
             if !text.is_empty() && !send(&mut sender, &mut text).await {
                 return;
             }
-            match timeout(SILENCE, newest.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return,
-                Err(_) => text.push_str(":\n\n"),
+            tokio::select! {
+                _ = &mut left => return,
+                changed = timeout(SILENCE, newest.changed()) => match changed {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return,
+                    Err(_) => text.push_str(":\n\n"),
+                },
             }
         }
+    });
+    // The body is dropped as soon as the client has left.
+    let body = body.map_frame(move |frame| {
+        let _held = (&place, &presence);
+        frame
     });
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
     Ok((headers, Body::new(body)).into_response())
