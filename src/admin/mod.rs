@@ -50,6 +50,7 @@ fn all_routes() -> ApiRoutes {
         .merge(benchmarks::routes())
         .merge(history::requests::routes())
         .merge(history::events::routes())
+        .merge(history::series::routes())
         .merge(description())
         .with_index()
 }

@@ -43,7 +43,7 @@ pub(super) struct SampleRing {
 pub(super) struct StoredSample {
     /// Unix time of its start, in seconds.
     pub at: u64,
-    pub data: Arc<[u8]>,
+    pub data: Box<[u8]>,
 }
 
 /// The levels of one gauge.
@@ -115,12 +115,9 @@ impl MetricHistory {
         self.0.lock().seconds.push(StoredSample { at, data }, SECONDS, MAX_BYTES / 8);
     }
 
-    /// Returns the stored form of the sample.
-    pub(super) fn push_slot(&self, at: u64, sample: &MetricSample) -> Arc<[u8]> {
-        let data: Arc<[u8]> = sample.encode().into();
-        let stored = StoredSample { at, data: Arc::clone(&data) };
-        self.0.lock().slots.push(stored, SLOTS, MAX_BYTES - MAX_BYTES / 8);
-        data
+    pub(super) fn push_slot(&self, at: u64, sample: &MetricSample) {
+        let data = sample.encode().into();
+        self.0.lock().slots.push(StoredSample { at, data }, SLOTS, MAX_BYTES - MAX_BYTES / 8);
     }
 
     /// How much of a window there is: less than the window soon after the start. Seconds for a

@@ -7,7 +7,9 @@
 pub mod gauges;
 pub mod memory;
 pub mod metric_list;
+mod persistence;
 mod reader;
+pub mod series;
 pub mod series_table;
 
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::clock;
 use crate::history::memory::MetricHistory;
 use crate::history::metric_list::{EACH_SECOND, SAMPLED};
+use crate::history::persistence::SampleWrites;
 use crate::history::reader::MetricReader;
 use crate::live::Live;
 use crate::resilience::stats::metric_sample::SLOT_SECONDS;
@@ -40,6 +43,7 @@ pub async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut each_second = MetricReader::new(&live.metrics, EACH_SECOND);
     let mut all = MetricReader::new(&live.metrics, SAMPLED);
+    let mut writes = store.clone().map(|store| SampleWrites::start(store, Arc::clone(&history)));
     let (mut slot, mut number) = (slot_of(clock::wall()), 0);
     loop {
         ticks.tick().await;
@@ -55,6 +59,9 @@ pub async fn run(
         gauges::refresh_jobs(&live.metrics, &current.load_full(), store.as_ref()).await;
         let sample = history.with(|state| all.read(&mut state.table, number));
         history.push_slot(slot * SLOT_SECONDS, &sample);
+        if let Some(writes) = &mut writes {
+            writes.send(slot * SLOT_SECONDS, sample);
+        }
         live.metrics.history_series_left_out.set(all.left_out as i64);
         (slot, number) = (next, number + 1);
         history.with(|state| state.table.remove_before(number.saturating_sub(FORGOTTEN_AFTER)));

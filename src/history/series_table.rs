@@ -41,6 +41,15 @@ impl SeriesLabels {
         wanted.iter().all(|(name, value)| self.get(name) == Some(value))
     }
 
+    /// As text that is the same for equal labels.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&self.0).unwrap_or_default()
+    }
+
+    pub fn from_json(text: &str) -> Option<SeriesLabels> {
+        serde_json::from_str(text).ok().map(SeriesLabels)
+    }
+
     /// Reads `name="value",...` as the metrics have it.
     pub fn parse(text: &str) -> SeriesLabels {
         let (mut labels, mut rest) = (Vec::new(), text);
@@ -93,8 +102,13 @@ impl SeriesTable {
         self.known(number).map(|known| &known.id.labels)
     }
 
-    pub fn metric(&self, number: u32) -> Option<u16> {
-        self.known(number).map(|known| known.id.metric)
+    /// The series of a metric.
+    pub fn of_metric(&self, metric: u16) -> impl Iterator<Item = (u32, &SeriesLabels)> {
+        let known = self.series.iter().enumerate();
+        known.filter_map(move |(number, known)| {
+            let known = known.as_ref().filter(|known| known.id.metric == metric)?;
+            Some((number as u32, &*known.id.labels))
+        })
     }
 
     fn known(&self, number: u32) -> Option<&KnownSeries> {

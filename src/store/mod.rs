@@ -1,5 +1,6 @@
 //! The embedded database: acknowledged jobs and their results, episodes of degradation modes,
-//! roll-ups of calls with what was learned from them, and runs of benchmarks.
+//! roll-ups of calls with what was learned from them, samples of metrics, events, and runs of
+//! benchmarks.
 //!
 //! One thread writes, with group commit (`writer.rs`); another reads. Calls are futures, so that no
 //! worker waits for a disk. A change is on disk when its call returns: nothing is acknowledged
@@ -7,19 +8,29 @@
 
 pub mod benchmark_runs;
 mod episodes;
+mod events;
 #[cfg(test)]
+#[path = "tests/faults_tests.rs"]
 mod faults_tests;
 mod health;
 mod job;
+mod levels;
 #[cfg(test)]
+#[path = "tests/model_tests.rs"]
 mod model_tests;
 mod open;
 mod queries;
 mod remote_runs;
 mod rollups;
 #[cfg(test)]
+#[path = "tests/rollups_tests.rs"]
 mod rollups_tests;
+mod samples;
 #[cfg(test)]
+#[path = "tests/samples_tests.rs"]
+mod samples_tests;
+#[cfg(test)]
+#[path = "tests/store_tests.rs"]
 mod store_tests;
 mod transitions;
 mod writer;
@@ -35,14 +46,17 @@ use std::task::{Context, Poll};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+pub use crate::store::events::{StoredEvent, StoredEventQuery};
 pub use crate::store::health::StoreFailure;
 pub use crate::store::job::*;
+pub use crate::store::levels::Resolution;
 pub use crate::store::open::{OpenError, backup};
 pub use crate::store::queries::{JobFilter, QueueTotal, UpcomingCursor};
 pub use crate::store::remote_runs::{FinishedJobs, RemoteOutcome, UnfinishedJob};
 pub use crate::store::rollups::{
-    BASELINE_KEPT, MAX_BYTES, Resolution, RollUpQuery, StoredBaseline, TrackingBatch,
+    BASELINE_KEPT, MAX_BYTES, RollUpQuery, StoredBaseline, TrackingBatch,
 };
+pub use crate::store::samples::{MAX_SAMPLE_BYTES, SampleQuery, SampleSeries, StoredSamples};
 pub use crate::store::transitions::{AfterFailure, LeaseResult, Partition, UpkeepReport};
 pub use crate::store::writer::{CommitObserver, CommitStats, StoreError};
 

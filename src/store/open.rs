@@ -15,13 +15,14 @@ use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
 /// One entry per version of the tables. The SQL of an entry never changes; new ones are appended.
-pub(super) const MIGRATIONS: [&str; 6] = [
+pub(super) const MIGRATIONS: [&str; 7] = [
     include_str!("schema.sql"),
     include_str!("partition_index.sql"),
     include_str!("store_name.sql"),
     include_str!("episodes.sql"),
     include_str!("tracking.sql"),
     super::benchmark_runs::TABLES,
+    include_str!("history.sql"),
 ];
 /// SQLite's `application_id`: "OutR".
 const APPLICATION_ID: i64 = 0x4f75_7452;

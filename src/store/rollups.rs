@@ -10,34 +10,40 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Store;
+use super::levels::{self, DAY, HOUR, LeveledTables, Resolution, SqlResult};
 use super::writer::StoreError;
 use crate::resilience::baseline::SeriesKey;
 use crate::resilience::baseline::calls::Calls;
 
 /// Bytes of all roll-ups.
 pub const MAX_BYTES: u64 = 256 << 20;
-const MINUTE: u64 = 60;
-const HOUR: u64 = 3600;
-const DAY: u64 = 24 * HOUR;
 /// Bits of the series in the id of a row.
 const SERIES_BITS: u32 = 12;
 /// A baseline that was not saved for this long is of another time.
 pub const BASELINE_KEPT: u64 = 7 * DAY;
 const MAX_BASELINES: u32 = 256;
 const MAX_REGRESSIONS: u32 = 1000;
-/// Minutes or hours that one change adds.
-const MERGED_AT_ONCE: usize = 64;
-/// Rows that one change deletes, so that it delays no job.
-const DELETED_AT_ONCE: u32 = 2000;
 
-type SqlResult<T> = rusqlite::Result<T>;
+/// The tables of the roll-ups.
+#[derive(Debug)]
+struct RollUps;
 
-/// The length of the time that a roll-up covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Resolution {
-    TenSeconds,
-    Minute,
-    Hour,
+impl LeveledTables for RollUps {
+    const TABLES: [&'static str; 3] = ["rollups_10s", "rollups_1m", "rollups_1h"];
+    const BYTES: &'static str = "rollup_bytes";
+    const SERIES_BITS: u32 = SERIES_BITS;
+    type Merged = Box<Calls>;
+
+    fn merge(calls: &mut Box<Calls>, stored: &[u8]) {
+        // A damaged roll-up is left out.
+        let _ = calls.merge_stored(stored);
+    }
+
+    fn encode(calls: &Box<Calls>) -> Vec<u8> {
+        let mut data = Vec::new();
+        calls.encode(&mut data);
+        data
+    }
 }
 
 /// Everything that a roll-up adds to the store.
@@ -72,69 +78,17 @@ pub struct RollUpQuery {
     pub to: u64,
 }
 
-/// The merged roll-ups of one time.
-type MergedRollUps = Vec<(i64, Vec<u8>)>;
-
 impl TrackingBatch {
     pub fn is_empty(&self) -> bool {
         self.calls.is_empty() && self.baselines.is_empty() && self.regressions.is_empty()
     }
 }
 
-impl Resolution {
-    /// The finest first.
-    pub const ALL: [Resolution; 3] = [Resolution::TenSeconds, Resolution::Minute, Resolution::Hour];
-
-    pub const fn seconds(self) -> u64 {
-        match self {
-            Resolution::TenSeconds => 10,
-            Resolution::Minute => MINUTE,
-            Resolution::Hour => HOUR,
-        }
-    }
-
-    /// How long a roll-up is kept, in seconds.
-    pub const fn kept(self) -> u64 {
-        match self {
-            Resolution::TenSeconds => DAY,
-            Resolution::Minute => 7 * DAY,
-            Resolution::Hour => 90 * DAY,
-        }
-    }
-
-    /// How long it is kept even if there is no room: until it was merged.
-    const fn kept_at_least(self) -> u64 {
-        match self {
-            Resolution::TenSeconds => 10 * MINUTE,
-            Resolution::Minute => 2 * HOUR,
-            Resolution::Hour => 0,
-        }
-    }
-
-    const fn table(self) -> &'static str {
-        match self {
-            Resolution::TenSeconds => "rollups_10s",
-            Resolution::Minute => "rollups_1m",
-            Resolution::Hour => "rollups_1h",
-        }
-    }
-
-    /// The least id of a row at or after a time.
-    fn first_id(self, at: u64) -> i64 {
-        let number = i64::try_from(at.div_ceil(self.seconds())).unwrap_or(i64::MAX);
-        number.saturating_mul(1 << SERIES_BITS)
-    }
-}
-
-fn number_of(id: i64) -> u64 {
-    u64::try_from(id >> SERIES_BITS).unwrap_or(0)
-}
-
 fn save(db: &Connection, batch: &TrackingBatch) -> SqlResult<()> {
     for (key, data) in &batch.calls {
         if let Some(series) = series_id(db, key, batch.at)? {
-            let id = Resolution::TenSeconds.first_id(batch.at) + series;
-            insert(db, Resolution::TenSeconds, &[(id, data.clone())])?;
+            let id = levels::first_id::<RollUps>(Resolution::TenSeconds, batch.at) + series;
+            levels::insert::<RollUps>(db, Resolution::TenSeconds, &[(id, data.clone())])?;
         }
     }
     for (key, state) in &batch.baselines {
@@ -177,78 +131,10 @@ fn series_id(db: &Connection, key: &SeriesKey, now: u64) -> SqlResult<Option<i64
     Ok(Some(id))
 }
 
-/// A roll-up that exists already stays: the clock was set back.
-fn insert(db: &Connection, resolution: Resolution, rows: &[(i64, Vec<u8>)]) -> SqlResult<()> {
-    let table = resolution.table();
-    let sql = format!("INSERT INTO {table} VALUES (?1, ?2) ON CONFLICT DO NOTHING");
-    let mut insert = db.prepare_cached(&sql)?;
-    rows.iter().try_for_each(|(id, data)| insert.execute(params![id, data]).map(|_| ()))
-}
-
-/// Merges the roll-ups of the next time, not before `from`, that is over. Returns its end.
-fn merge_next(
-    db: &Connection,
-    fine: Resolution,
-    coarse: Resolution,
-    from: u64,
-    now: u64,
-) -> SqlResult<Option<(u64, MergedRollUps)>> {
-    let sql = format!("SELECT min(id) FROM {} WHERE id >= ?1", fine.table());
-    let first: Option<i64> =
-        db.prepare_cached(&sql)?.query_row([fine.first_id(from)], |row| row.get(0))?;
-    let Some(first) = first else { return Ok(None) };
-    let start = number_of(first) * fine.seconds() / coarse.seconds() * coarse.seconds();
-    let end = start + coarse.seconds();
-    if end > now {
-        return Ok(None);
-    }
-    let sql = format!(
-        "SELECT id & ?1 AS series, data FROM {} WHERE id >= ?2 AND id < ?3 ORDER BY series",
-        fine.table()
-    );
-    let mut select = db.prepare_cached(&sql)?;
-    let mask = (1_i64 << SERIES_BITS) - 1;
-    let mut rows = select.query(params![mask, fine.first_id(start), fine.first_id(end)])?;
-    let (mut merged, mut open) = (Vec::new(), None::<(i64, Box<Calls>)>);
-    while let Some(row) = rows.next()? {
-        let series: i64 = row.get(0)?;
-        if open.as_ref().is_none_or(|(of, _)| *of != series) {
-            merged.extend(open.take());
-            open = Some((series, Box::default()));
-        }
-        if let Some((_, calls)) = &mut open {
-            // A damaged roll-up is left out.
-            let _ = calls.merge_stored(row.get_ref(1)?.as_blob()?);
-        }
-    }
-    merged.extend(open);
-    let stored = merged.into_iter().map(|(series, calls)| {
-        let mut data = Vec::new();
-        calls.encode(&mut data);
-        (coarse.first_id(start) + series, data)
-    });
-    Ok(Some((end, stored.collect())))
-}
-
-/// Deletes roll-ups that are too old or do not fit. Returns how many; 0 once there are none.
+/// Deletes roll-ups that are too old or do not fit, and what belongs to none. Returns how many
+/// roll-ups; 0 once there are none.
 fn trim(db: &Connection, now: u64, max_bytes: u64) -> SqlResult<usize> {
-    let delete = |resolution: Resolution, age: u64| {
-        let table = resolution.table();
-        let sql = format!(
-            "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE id < ?1 ORDER BY id LIMIT ?2)"
-        );
-        let before = resolution.first_id(now.saturating_sub(age));
-        db.prepare_cached(&sql)?.execute(params![before, DELETED_AT_ONCE])
-    };
-    let mut deleted = 0;
-    for resolution in Resolution::ALL {
-        deleted += delete(resolution, resolution.kept())?;
-    }
-    for resolution in Resolution::ALL {
-        if deleted == 0 && bytes(db)? > max_bytes {
-            deleted += delete(resolution, resolution.kept_at_least())?;
-        }
-    }
+    let deleted = levels::trim::<RollUps>(db, now, max_bytes)?;
     let (longest, baselines) = (now.saturating_sub(90 * DAY), now.saturating_sub(BASELINE_KEPT));
     db.prepare_cached("DELETE FROM series WHERE seen < ?1")?.execute([longest])?;
     db.prepare_cached(
@@ -257,11 +143,6 @@ fn trim(db: &Connection, now: u64, max_bytes: u64) -> SqlResult<usize> {
     )?
     .execute(params![baselines, MAX_BASELINES])?;
     Ok(deleted)
-}
-
-fn bytes(db: &Connection) -> SqlResult<u64> {
-    let read = |row: &rusqlite::Row<'_>| row.get(0);
-    db.prepare_cached("SELECT bytes FROM rollup_bytes")?.query_row([], read)
 }
 
 fn baselines(db: &Connection) -> SqlResult<Vec<StoredBaseline>> {
@@ -286,14 +167,14 @@ fn points<T>(
     let id = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
     let series = db.prepare_cached(sql)?.query_row([route, provider, model], id).optional()?;
     let Some(series) = series else { return Ok(Vec::new()) };
-    let sql = format!("SELECT data FROM {} WHERE id = ?1", resolution.table());
+    let sql = format!("SELECT data FROM {} WHERE id = ?1", levels::table::<RollUps>(*resolution));
     let mut select = db.prepare_cached(&sql)?;
     let mut found = Vec::new();
     let mut start = query.from;
     while start < query.to {
         let mut calls = None::<Box<Calls>>;
         for at in (start..start + step).step_by(resolution.seconds() as usize) {
-            let mut rows = select.query([resolution.first_id(at) + series])?;
+            let mut rows = select.query([levels::first_id::<RollUps>(*resolution, at) + series])?;
             if let Some(row) = rows.next()? {
                 let calls = calls.get_or_insert_default();
                 let _ = calls.merge_stored(row.get_ref(0)?.as_blob()?);
@@ -315,38 +196,7 @@ impl Store {
 
     /// Merges the roll-ups of minutes and hours that are over.
     pub async fn merge_roll_ups(&self, now: u64) -> Result<(), StoreError> {
-        for (fine, coarse) in
-            [(Resolution::TenSeconds, Resolution::Minute), (Resolution::Minute, Resolution::Hour)]
-        {
-            let sql = format!("SELECT max(id) FROM {}", coarse.table());
-            let last =
-                move |db: &Connection| db.query_row(&sql, [], |row| row.get::<_, Option<i64>>(0));
-            let last = self.0.reader.read(last).await?;
-            let mut from = last.map_or(0, |id| (number_of(id) + 1) * coarse.seconds());
-            let next = |from| move |db: &_| merge_next(db, fine, coarse, from, now);
-            let mut merged = Vec::new();
-            while let Some((end, rows)) = self.0.reader.read(next(from)).await? {
-                from = end;
-                merged.push(rows);
-                if merged.len() == MERGED_AT_ONCE {
-                    self.insert_roll_ups(coarse, std::mem::take(&mut merged)).await?;
-                }
-            }
-            self.insert_roll_ups(coarse, merged).await?;
-        }
-        Ok(())
-    }
-
-    async fn insert_roll_ups(
-        &self,
-        resolution: Resolution,
-        rows: Vec<MergedRollUps>,
-    ) -> Result<(), StoreError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let write = move |db: &Connection| rows.iter().try_for_each(|r| insert(db, resolution, r));
-        self.0.writer.write(write).await
+        levels::merge::<RollUps>(self, now).await
     }
 
     /// Deletes what is too old, and the oldest of the finest resolution above `max_bytes`.
@@ -366,7 +216,7 @@ impl Store {
 
     /// The bytes of all roll-ups.
     pub async fn roll_up_bytes(&self) -> Result<u64, StoreError> {
-        self.0.reader.read(bytes).await
+        self.0.reader.read(levels::bytes::<RollUps>).await
     }
 
     pub async fn baselines(&self) -> Result<Vec<StoredBaseline>, StoreError> {

@@ -23,8 +23,9 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use crate::clock;
 use crate::live::Live;
 use crate::resilience::baseline::measure::ROLL_UP_SECONDS;
-use crate::store::Store;
+use crate::store::{Store, TrackingBatch};
 use crate::tracking::persistence::StoreWrites;
+use crate::tracking::recent::{KEPT, KEPT_BESIDE_STORE};
 use crate::tracking::tracker::Tracker;
 
 const INTERVAL: Duration = Duration::from_secs(ROLL_UP_SECONDS);
@@ -45,9 +46,11 @@ pub async fn run(live: Arc<Live>, tracker: Arc<Mutex<Tracker>>, store: Option<St
         let number = first + clock::since(started).as_secs() / ROLL_UP_SECONDS;
         let mut tracker = tracker.lock();
         let batch = tracker.roll_up(&live, number, clock::draw);
-        match &mut writes {
-            Some(writes) => writes.send(batch),
-            None => tracker.recent.push(batch),
+        let (at, calls) = (batch.at, batch.calls.clone());
+        let kept = if writes.is_some() { KEPT_BESIDE_STORE } else { KEPT };
+        tracker.recent.push(TrackingBatch { at, calls, ..TrackingBatch::default() }, kept);
+        if let Some(writes) = &mut writes {
+            writes.send(batch);
         }
     }
 }

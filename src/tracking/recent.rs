@@ -1,24 +1,43 @@
-//! The roll-ups of the last hour, where there is no store.
+//! The last roll-ups: of an hour, or of a few minutes where a store keeps them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use crate::resilience::baseline::SeriesKey;
 use crate::resilience::baseline::calls::Calls;
+use crate::resilience::baseline::measure::ROLL_UP_SECONDS;
 use crate::store::TrackingBatch;
 
-const KEPT: u64 = 3600;
+/// Seconds that are kept without a store.
+pub(super) const KEPT: u64 = 3600;
+/// Seconds that are kept beside a store, for the rates of the last minute.
+pub(super) const KEPT_BESIDE_STORE: u64 = 600;
 
 /// Roll-ups in their stored form, the oldest first.
 #[derive(Debug, Default)]
 pub struct RecentRollUps(VecDeque<TrackingBatch>);
 
 impl RecentRollUps {
-    pub fn push(&mut self, batch: TrackingBatch) {
-        let oldest = batch.at.saturating_sub(KEPT);
+    /// Adds a roll-up, and removes those from `kept` seconds before it.
+    pub fn push(&mut self, batch: TrackingBatch, kept: u64) {
+        let oldest = batch.at.saturating_sub(kept);
         self.0.push_back(batch);
         while self.0.front().is_some_and(|first| first.at <= oldest) {
             self.0.pop_front();
         }
+    }
+
+    /// The calls of the last roll-ups, by provider.
+    pub fn by_provider(&self, window: Duration) -> HashMap<String, Box<Calls>> {
+        let count = (window.as_secs() / ROLL_UP_SECONDS) as usize;
+        let mut by_provider = HashMap::<String, Box<Calls>>::new();
+        for batch in self.0.iter().rev().take(count) {
+            for (key, stored) in &batch.calls {
+                let calls = by_provider.entry(key.provider.clone()).or_default();
+                let _ = calls.merge_stored(stored);
+            }
+        }
+        by_provider
     }
 
     /// The points of a series from a time on, each made of the calls of `step` seconds.
@@ -62,7 +81,7 @@ mod tests {
         let mut recent = RecentRollUps::default();
         for at in (0..7_200).step_by(10).filter(|at| !(5_000..5_060).contains(at)) {
             let calls = vec![(series.clone(), stored.clone())];
-            recent.push(TrackingBatch { at, calls, ..TrackingBatch::default() });
+            recent.push(TrackingBatch { at, calls, ..TrackingBatch::default() }, KEPT);
         }
         let count = |at, calls: &Calls| (at, calls.calls());
         let points = recent.points(&series, 0..7_200, 60, count);

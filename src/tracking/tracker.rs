@@ -42,7 +42,6 @@ pub struct Tracker {
     reported: Alarms,
     is_host: bool,
     pub changes: DetectedChanges,
-    /// Empty where a store keeps them.
     pub recent: RecentRollUps,
 }
 

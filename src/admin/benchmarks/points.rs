@@ -9,17 +9,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::error::{ApiError, ApiErrorKind};
+use crate::admin::history::time_plan::{MAX_POINTS, TimePlan, TimeQuery};
 use crate::admin::routes::{ApiJson, ApiQuery, ApiRoutes};
 use crate::admin::state::AdminState;
-use crate::clock;
-use crate::policy::yaml::units::{duration, show_duration};
 use crate::resilience::baseline::SeriesKey;
 use crate::resilience::baseline::calls::{CallFigure, Calls};
 use crate::resilience::outcome::AttemptClass;
-use crate::store::{Resolution, RollUpQuery};
+use crate::store::RollUpQuery;
 use crate::telemetry::events::rfc3339;
 
-const MAX_POINTS: u64 = 1500;
 const HOUR: u64 = 3600;
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -78,15 +76,6 @@ struct PointsQuery {
     step: Option<String>,
 }
 
-/// The resolution and the times of the points.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PointsPlan {
-    resolution: Resolution,
-    step: u64,
-    from: u64,
-    to: u64,
-}
-
 pub fn routes() -> ApiRoutes {
     let routes = ApiRoutes::default().get::<SeriesPoints, _>(
         "/api/benchmarks/series/points",
@@ -102,18 +91,18 @@ async fn points(
     ApiQuery(query): ApiQuery<PointsQuery>,
 ) -> Result<ApiJson<SeriesPoints>, ApiError> {
     let figure = figure(query.measure.as_deref())?;
-    let now = unix(clock::wall());
-    let to = query.to.as_deref().map(|text| time(text, now)).transpose()?.unwrap_or(now);
-    let from = query.from.as_deref().map(|text| time(text, now)).transpose()?;
-    let from = from.unwrap_or_else(|| to.saturating_sub(HOUR));
-    let step = query.step.as_deref().map(seconds).transpose()?;
-    let plan = PointsPlan::new(from, to, step, now, admin.store.is_some())?;
+    let times = TimeQuery {
+        from: query.from.as_deref(),
+        to: query.to.as_deref(),
+        step: query.step.as_deref(),
+    };
+    let plan = times.plan(HOUR, MAX_POINTS, admin.store.is_some())?;
     let PointsQuery { route, provider, model, .. } = query;
     let series = SeriesKey { route, provider, model };
     let point = move |at: u64, calls: &Calls| SeriesPoint::new(at, calls, figure);
     let points = match &admin.store {
         Some(store) => {
-            let PointsPlan { resolution, step, from, to } = plan;
+            let TimePlan { resolution, step, from, to } = plan;
             let query = RollUpQuery { series: series.clone(), resolution, step, from, to };
             let read = store.roll_ups(query, point).await;
             read.map_err(|error| ApiError::new(ApiErrorKind::StoreUnavailable, error.to_string()))?
@@ -123,47 +112,6 @@ async fn points(
     let SeriesKey { route, provider, model } = series;
     let (measure, step_seconds) = (figure.as_str().to_owned(), plan.step);
     Ok(ApiJson(SeriesPoints { route, provider, model, measure, step_seconds, points }))
-}
-
-impl PointsPlan {
-    fn new(
-        from: u64,
-        to: u64,
-        step: Option<u64>,
-        now: u64,
-        has_store: bool,
-    ) -> Result<PointsPlan, ApiError> {
-        if from >= to {
-            return Err(invalid("`from` is not before `to` (expected an earlier time)".to_owned()));
-        }
-        let is_kept = |one: &Resolution| now.saturating_sub(from) <= one.kept();
-        let kept = Resolution::ALL.into_iter().find(is_kept).unwrap_or(Resolution::Hour);
-        let kept = if has_store { kept } else { Resolution::TenSeconds };
-        let fits = |one: &Resolution| (to - from) / one.seconds() <= MAX_POINTS;
-        let of_step = |step: u64| {
-            let mut coarsest_first = Resolution::ALL.into_iter().rev();
-            coarsest_first.find(|one| one.seconds() <= step).unwrap_or(Resolution::TenSeconds)
-        };
-        let wanted = match step {
-            Some(step) => of_step(step),
-            None => Resolution::ALL.into_iter().find(fits).unwrap_or(Resolution::Hour),
-        };
-        let resolution = if has_store { wanted.max(kept) } else { Resolution::TenSeconds };
-        let least = (to - from).div_ceil(MAX_POINTS);
-        let unit = resolution.seconds();
-        let step = step.unwrap_or(least).div_ceil(unit).max(1) * unit;
-        let (from, to) = (from / step * step, to.div_ceil(step) * step);
-        let count = (to - from) / step;
-        // The ends are rounded.
-        if count > MAX_POINTS + 1 {
-            let least = show_duration(Duration::from_secs(least.div_ceil(unit) * unit));
-            return Err(invalid(format!(
-                "{count} points (expected at most {MAX_POINTS}: set `step` to at least {least}, or \
-                 a shorter time)"
-            )));
-        }
-        Ok(PointsPlan { resolution, step, from, to })
-    }
 }
 
 impl SeriesPoint {
@@ -195,77 +143,6 @@ fn figure(measure: Option<&str>) -> Result<CallFigure, ApiError> {
     })
 }
 
-/// A time in seconds: RFC 3339, or how long ago.
-fn time(text: &str, now: u64) -> Result<u64, ApiError> {
-    if let Ok(moment) = text.parse::<jiff::Timestamp>() {
-        return Ok(unix(SystemTime::from(moment)));
-    }
-    let ago = duration(text).map_err(|_| {
-        let expected = "a time such as 2026-03-01T12:00:00Z, or how long ago, such as 6h";
-        invalid(format!("`{text}` is no time (expected {expected})"))
-    })?;
-    Ok(now.saturating_sub(ago.as_secs()))
-}
-
-fn seconds(text: &str) -> Result<u64, ApiError> {
-    let step = duration(text).map_err(|error| invalid(format!("`step`: {error}")))?;
-    if (10..=90 * 86_400).contains(&step.as_secs()) {
-        return Ok(step.as_secs());
-    }
-    Err(invalid(format!("`step` is `{text}` (expected at least 10s and at most 90d)")))
-}
-
-fn unix(at: SystemTime) -> u64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 fn invalid(detail: String) -> ApiError {
     ApiError::new(ApiErrorKind::InvalidQuery, detail)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const NOW: u64 = 1_700_006_400;
-    const DAY: u64 = 86_400;
-
-    fn plan(age: u64, step: Option<u64>) -> (Resolution, u64) {
-        let plan = PointsPlan::new(NOW - age, NOW, step, NOW, true).expect("a plan");
-        (plan.resolution, plan.step)
-    }
-
-    #[test]
-    fn the_finest_resolution_that_is_kept_and_fits_is_taken() {
-        assert_eq!(plan(HOUR, None), (Resolution::TenSeconds, 10));
-        assert_eq!(plan(DAY, None), (Resolution::Minute, 60));
-        assert_eq!(plan(7 * DAY, None), (Resolution::Hour, 3_600));
-        assert_eq!(plan(90 * DAY, None), (Resolution::Hour, 7_200));
-        assert_eq!(plan(DAY, Some(600)), (Resolution::Minute, 600));
-        assert_eq!(plan(HOUR, Some(15)), (Resolution::TenSeconds, 20));
-        assert_eq!(plan(30 * DAY, Some(7_000)), (Resolution::Hour, 7_200));
-    }
-
-    #[test]
-    fn too_many_points_name_the_step_that_fits() {
-        let error = PointsPlan::new(NOW - 7 * DAY, NOW, Some(60), NOW, true).expect_err("too many");
-        let text = format!("{error:?}");
-        assert!(text.contains("10080 points") && text.contains("at least 7m"), "{text}");
-        assert!(PointsPlan::new(NOW, NOW, None, NOW, true).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn points_are_bounded(
-            age in 1..400 * DAY, length in 1..400 * DAY, step in prop::option::of(10..90 * DAY),
-            has_store in any::<bool>(),
-        ) {
-            let from = NOW - age;
-            if let Ok(plan) = PointsPlan::new(from, from + length, step, NOW, has_store) {
-                prop_assert!((plan.to - plan.from) / plan.step <= MAX_POINTS + 1);
-                prop_assert!(plan.from <= from && plan.step.is_multiple_of(plan.resolution.seconds()));
-            }
-        }
-    }
 }

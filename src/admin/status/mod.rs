@@ -2,6 +2,7 @@
 //! routes, the result of the last load of the policy, and the hosts of the fleet.
 
 mod problems;
+mod rates;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,6 +26,8 @@ use crate::snapshot::{Endpoint, Provider};
 
 pub use problems::{OpenProblem, ProblemSeverity};
 use problems::{open_problems, summary};
+use rates::LastMinute;
+pub use rates::{LatencyPercentiles, ProviderRates, RouteRates, SidecarRates};
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SidecarStatus {
@@ -51,6 +54,9 @@ pub struct SidecarStatus {
     /// Credentials, and models at them, on hold.
     #[serde(default)]
     pub held: Vec<HeldEndpoint>,
+    /// The last minute; absent before the first sample, a second after the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<SidecarRates>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -66,6 +72,9 @@ pub struct ProviderStatus {
     #[serde(default, rename = "override", skip_serializing_if = "Option::is_none")]
     pub manual_override: Option<ActiveOverride>,
     pub endpoints: Vec<EndpointStatus>,
+    /// The last minute; absent before the first sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<ProviderRates>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -90,6 +99,9 @@ pub struct RouteStatus {
     pub balance: String,
     /// Retries that the retry budget allows now.
     pub budget: f64,
+    /// The last minute; absent before the first sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<RouteRates>,
 }
 
 pub fn routes() -> ApiRoutes {
@@ -131,24 +143,16 @@ async fn policies(State(admin): State<Arc<AdminState>>) -> ApiJson<PolicyStatus>
 async fn status(State(admin): State<Arc<AdminState>>) -> ApiJson<SidecarStatus> {
     let (snapshot, now) = (admin.current.load_full(), clock::now());
     let problems = open_problems(&admin, &admin.queues().await).await;
+    let minute = LastMinute::new(&admin);
     let providers = snapshot.providers.iter().map(|provider| ProviderStatus {
-        name: provider.policy.name.clone(),
-        in_flight: provider.live.in_flight(),
-        limit: provider.live.limit(),
-        waiting: provider.live.waiting(),
-        manual_override: provider.live.active_override(now),
-        endpoints: provider
-            .endpoints
-            .iter()
-            .map(|endpoint| {
-                EndpointStatus::new(endpoint, obstacle(&admin.live, provider, endpoint, now))
-            })
-            .collect(),
+        rates: minute.as_ref().map(|minute| minute.provider(&snapshot, provider)),
+        ..ProviderStatus::new(&admin.live, provider, now)
     });
     let routes = snapshot.routes.iter().map(|route| RouteStatus {
         name: route.policy.name.clone(),
         balance: route.policy.balance.as_str().to_owned(),
         budget: route.live.balance(now),
+        rates: minute.as_ref().map(|minute| minute.route(&route.policy.name)),
     });
     ApiJson(SidecarStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -163,7 +167,26 @@ async fn status(State(admin): State<Arc<AdminState>>) -> ApiJson<SidecarStatus> 
         providers: providers.collect(),
         routes: routes.collect(),
         held: admin.live.held().into_iter().map(HeldEndpoint::new).collect(),
+        rates: minute.as_ref().map(LastMinute::sidecar),
     })
+}
+
+impl ProviderStatus {
+    /// Without rates.
+    fn new(live: &Live, provider: &Provider, now: Instant) -> ProviderStatus {
+        let endpoints = provider.endpoints.iter();
+        let endpoints = endpoints
+            .map(|endpoint| EndpointStatus::new(endpoint, obstacle(live, provider, endpoint, now)));
+        ProviderStatus {
+            name: provider.policy.name.clone(),
+            in_flight: provider.live.in_flight(),
+            limit: provider.live.limit(),
+            waiting: provider.live.waiting(),
+            manual_override: provider.live.active_override(now),
+            endpoints: endpoints.collect(),
+            rates: None,
+        }
+    }
 }
 
 impl EndpointStatus {
