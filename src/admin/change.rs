@@ -21,6 +21,7 @@ use super::state::AdminState;
 use crate::clock;
 use crate::live::operator_override::AuditNote;
 use crate::policy::yaml::units;
+use crate::telemetry::events::NewEvent;
 use crate::telemetry::metrics::AdminLabels;
 
 const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -234,7 +235,8 @@ impl AdminState {
         let duration = duration.map(|duration| format!(" for {duration}")).unwrap_or_default();
         let scope = if *fleet { " on every host" } else { "" };
         let text = format!("{action}{scope}{duration}{}", note.suffix());
-        self.live.events.push(clock::wall(), "override", key, text);
+        let event = NewEvent::new("override", key, text).state(action).cause(note.text());
+        self.live.events.push(clock::wall(), event);
     }
 }
 

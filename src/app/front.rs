@@ -19,6 +19,7 @@ use super::signals::{SignalAction, Signals};
 use super::workers::Workers;
 use crate::admin::state::AdminState;
 use crate::clock;
+use crate::history;
 use crate::policy::yaml::units::show_duration;
 use crate::proxy::downstream::accept::AcceptPauses;
 use crate::proxy::downstream::worker::{AcceptedConnection, WorkerShared};
@@ -81,6 +82,7 @@ impl Front {
         let end = drain(workers, timeout, &mut signals, &log, &live.modes).await;
         if let (Shutdown::Drained, Some(store)) = (end, &state.store) {
             persistence::save_at_end(store, &state.tracker).await;
+            history::events::save_at_end(store, &live.events).await;
         }
         Ok(end)
     }

@@ -26,6 +26,7 @@ use crate::cache::CacheRegistry;
 use crate::clock;
 use crate::degradation::history::EpisodeHistory;
 use crate::fleet::Fleet;
+use crate::history;
 use crate::live::Live;
 use crate::live::fleet::FleetView;
 use crate::snapshot::CurrentSnapshot;
@@ -48,7 +49,7 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     let resolver = Resolver::new(control.handle().clone());
     let PolicyParts { live, caches, loader, current } = apply_policy(options, read, &resolver)?;
     let OpenListeners { listener, admin, metrics } = listen(options, sockets, &front_runtime)?;
-    let (store, runs) = open_store(options, &live)?;
+    let (store, runs) = open_store(options, &live, &control)?;
     let fleet = join_fleet(options, &live, &current)?;
     let state = Arc::new(AdminState {
         benchmarks: BenchmarkRunner::new(&live, &current, &runs),
@@ -137,14 +138,18 @@ fn apply_policy(
     Ok(PolicyParts { live, caches, loader, current })
 }
 
-/// Opens the store, and the history of benchmarks, which needs none.
+/// Opens the store, restores its events, and opens the history of benchmarks, which needs none.
 fn open_store(
     options: &Options,
     live: &Arc<Live>,
+    runtime: &Runtime,
 ) -> Result<(Option<Store>, Arc<RunHistory>), StartError> {
     let store = store_dir::open(&options.data, live)?;
-    let history = RunHistory::new(store.clone(), Arc::clone(live));
-    Ok((store, Arc::new(history.map_err(std::io::Error::other)?)))
+    if let Some(store) = &store {
+        runtime.block_on(history::events::restore(store, &live.events));
+    }
+    let runs = RunHistory::new(store.clone(), Arc::clone(live));
+    Ok((store, Arc::new(runs.map_err(std::io::Error::other)?)))
 }
 
 fn snapshot_builder(

@@ -24,6 +24,7 @@ use crate::live::Live;
 use crate::policy::sections::model::BenchmarkTarget;
 use crate::snapshot::CurrentSnapshot;
 use crate::telemetry::access_log::AccessLogSender;
+use crate::telemetry::events::NewEvent;
 use crate::telemetry::metrics::{BenchmarkLabels, BenchmarkQuantileLabels, BenchmarkRunLabels};
 
 /// Runs that are kept in memory.
@@ -205,7 +206,8 @@ impl BenchmarkRunner {
                 "benchmark missed a threshold"
             );
             let text = format!("run {run} missed {broken}");
-            self.live.events.push(clock::wall(), "benchmark", &report.benchmark, text);
+            let event = NewEvent::new("benchmark", &report.benchmark, text);
+            self.live.events.push(clock::wall(), event.state("missed"));
         }
         if report.state == RunState::Done {
             self.publish_figures(report);

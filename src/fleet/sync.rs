@@ -20,6 +20,7 @@ use super::status::HostInfo;
 use super::stream;
 use crate::clock;
 use crate::resilience::breaker::shared_state::SharedState;
+use crate::telemetry::events::NewEvent;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often pending messages are sent even without a wake, because leases are renewed by time.
@@ -167,7 +168,8 @@ impl FleetSync {
         let (name, redis, host) = (&fleet.0.name, fleet.link().address().display(), fleet.host());
         tracing::info!(name, redis, host, hosts = fleet.view().hosts(), "fleet: attached");
         let text = format!("attached to {redis} as {host}");
-        fleet.0.live.events.push(clock::wall(), "fleet", name, text);
+        let event = NewEvent::new("fleet", name, text).state("attached");
+        fleet.0.live.events.push(clock::wall(), event);
     }
 
     fn detach(&self, now: Instant) {
@@ -179,7 +181,8 @@ impl FleetSync {
         let (name, redis) = (&fleet.0.name, fleet.link().address().display());
         tracing::warn!(name, redis, error, "fleet: detached; this host decides alone");
         let text = format!("detached: no heartbeat for {DETACH_AFTER:?}, last error: {error}");
-        fleet.0.live.events.push(clock::wall(), "fleet", name, text);
+        let event = NewEvent::new("fleet", name, text).state("detached").cause(error);
+        fleet.0.live.events.push(clock::wall(), event);
     }
 
     fn set_attached(&self, attached: bool, now: Instant) {

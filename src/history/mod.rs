@@ -4,6 +4,7 @@
 //! (`metric_list.rs`). A sample holds the increases of counters and histograms, and the levels of
 //! gauges. The last hour is in memory; with a store, up to 90 days are on disk.
 
+pub mod events;
 pub mod gauges;
 pub mod memory;
 pub mod metric_list;
@@ -32,10 +33,24 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A series that no sample had for this many samples is forgotten: no sample in memory has it.
 const FORGOTTEN_AFTER: u64 = 3600 / SLOT_SECONDS + 1;
 
-/// Samples the metrics until the process ends.
+/// Samples the metrics and stores the events until the process ends.
 pub async fn run(
     live: Arc<Live>,
     current: Arc<CurrentSnapshot>,
+    history: Arc<MetricHistory>,
+    store: Option<Store>,
+) {
+    let write_events = async {
+        if let Some(store) = store.clone() {
+            events::write_all(store, &live.events).await;
+        }
+    };
+    tokio::join!(write_events, sample(&live, &current, history, store.clone()));
+}
+
+async fn sample(
+    live: &Live,
+    current: &CurrentSnapshot,
     history: Arc<MetricHistory>,
     store: Option<Store>,
 ) {
@@ -55,7 +70,7 @@ pub async fn run(
         if next == slot {
             continue;
         }
-        gauges::refresh(&live, &current.load_full(), clock::now());
+        gauges::refresh(live, &current.load_full(), clock::now());
         gauges::refresh_jobs(&live.metrics, &current.load_full(), store.as_ref()).await;
         let sample = history.with(|state| all.read(&mut state.table, number));
         history.push_slot(slot * SLOT_SECONDS, &sample);

@@ -18,6 +18,7 @@ use crate::store::{MAX_SAMPLE_BYTES, SampleSeries, Store, StoreError};
 
 /// Samples that may wait for the disk.
 const WAITING: usize = 6;
+const LEFT_OUT: &str = "samples of the metrics: leaving them out";
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 /// The store learns this often which series are in use, in samples.
 const NUMBERS_KEPT: u32 = 360;
@@ -41,10 +42,11 @@ struct PendingSample {
 pub(super) struct WriteComplaints(Option<Instant>);
 
 impl WriteComplaints {
-    pub fn log(&mut self, subject: &str, error: &dyn Display) {
+    /// `effect`: what is not stored, and what becomes of it.
+    pub fn log(&mut self, effect: &str, error: &dyn Display) {
         if self.0.is_none_or(|last| clock::since(last) >= COMPLAINT_INTERVAL) {
             self.0 = Some(clock::now());
-            tracing::warn!(%error, "cannot store the {subject}: leaving them out");
+            tracing::warn!(%error, "cannot store the {effect}");
         }
     }
 }
@@ -61,7 +63,7 @@ impl SampleWrites {
     /// Leaves a sample out that has no place.
     pub fn send(&mut self, at: u64, sample: MetricSample) {
         if self.sender.try_send(PendingSample { at, sample }).is_err() {
-            self.complaints.log("samples of the metrics", &"the disk is too slow");
+            self.complaints.log(LEFT_OUT, &"the disk is too slow");
         }
     }
 }
@@ -91,7 +93,7 @@ async fn write_all(mut numbers: StoredNumbers, mut samples: Receiver<PendingSamp
             minute = at / 60;
             done = tidy(&numbers.store, at + SLOT_SECONDS).await;
         }
-        done.unwrap_or_else(|error| complaints.log("samples of the metrics", &error));
+        done.unwrap_or_else(|error| complaints.log(LEFT_OUT, &error));
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::proxy::downstream::worker::Worker;
 use crate::store::{Millis, Store};
+use crate::telemetry::events::NewEvent;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a full batch.
@@ -19,7 +20,8 @@ pub async fn run(worker: Rc<Worker>, store: Store) {
             Ok(report) => {
                 logged = false;
                 for id in &report.expired {
-                    worker.live.events.push(clock::wall(), "job_expired", "jobs", id.to_string());
+                    let event = NewEvent::new("job_expired", "jobs", id.to_string());
+                    worker.live.events.push(clock::wall(), event.state("expired"));
                 }
                 match report.next_due {
                     _ if report.more => SHORT_PAUSE,

@@ -21,6 +21,7 @@ use crate::clock;
 use crate::policy::yaml::diagnostic::Diagnostic;
 use crate::policy::{self, Locations, Sources, diff};
 use crate::resilience::words::words;
+use crate::telemetry::events::NewEvent;
 use crate::telemetry::events::rfc3339;
 use crate::telemetry::metrics::ReloadLabels;
 
@@ -251,7 +252,8 @@ impl Loader {
             tracing::info!(policy = short, "{change}");
         }
         let text = format!("in force: {short}; {}", changes.join("; "));
-        self.builder.live.events.push(clock::wall(), "policy", &short, text);
+        let event = NewEvent::new("policy", &short, text).state("applied");
+        self.builder.live.events.push(clock::wall(), event);
         LoadResult::Applied
     }
 
@@ -270,7 +272,10 @@ impl Loader {
             "policy rejected; the last valid policy stays in force"
         );
         let text = format!("rejected: {} problems; {short} stays in force", problems.len());
-        self.builder.live.events.push(clock::wall(), "policy", &short, text);
+        let cause = problems.first().and_then(|problem| problem.lines().next());
+        let event = NewEvent::new("policy", &short, text).state("rejected");
+        let event = event.cause(cause.unwrap_or_default().to_owned());
+        self.builder.live.events.push(clock::wall(), event);
         LoadResult::Rejected
     }
 

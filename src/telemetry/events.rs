@@ -1,6 +1,6 @@
 //! Recent events for the admin API: breaker transitions, holds, reloads, regressions.
 //!
-//! A ring of bounded size in memory. An event is rare (a change of state, never a request), so a
+//! A ring of bounded size in memory; a store keeps older ones (`history/events.rs`). An event is rare (a change of state, never a request), so a
 //! short lock is enough.
 
 use std::borrow::Cow;
@@ -30,6 +30,43 @@ pub struct Event {
     pub key: String,
     /// The change, in words.
     pub detail: String,
+    /// The new state: `open`, `half_open`, `closed`, `entered`, `left`, `applied`, `rejected`,
+    /// `attached`, `detached`, ...; of an `override` the change that was made, such as
+    /// `provider_drain`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Cow<'static, str>>,
+    /// The cause of the change; of an `override` who made it, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cow<'static, str>>,
+}
+
+/// An event that has no id yet.
+#[derive(Clone, Debug)]
+pub struct NewEvent<'k> {
+    kind: &'static str,
+    key: &'k str,
+    detail: String,
+    state: Option<Cow<'static, str>>,
+    cause: Option<Cow<'static, str>>,
+}
+
+impl<'k> NewEvent<'k> {
+    pub fn new(kind: &'static str, key: &'k str, detail: String) -> NewEvent<'k> {
+        NewEvent { kind, key, detail, state: None, cause: None }
+    }
+
+    #[must_use]
+    pub fn state(mut self, state: &'static str) -> Self {
+        self.state = Some(state.into());
+        self
+    }
+
+    /// An empty cause is none.
+    #[must_use]
+    pub fn cause(mut self, cause: impl Into<Cow<'static, str>>) -> Self {
+        self.cause = Some(cause.into()).filter(|cause| !cause.is_empty());
+        self
+    }
 }
 
 /// The newest events, oldest first.
@@ -47,18 +84,38 @@ impl Default for Events {
 }
 
 impl Events {
-    pub fn push(&self, at: SystemTime, kind: &'static str, key: &str, detail: String) {
+    pub fn push(&self, at: SystemTime, event: NewEvent<'_>) {
+        let NewEvent { kind, key, detail, state, cause } = event;
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let micros = u64::try_from(since.as_micros()).unwrap_or_default();
         let mut ring = self.ring.lock();
         let id = ring.back().map_or(micros, |last| micros.max(last.id + 1));
-        let event = Event { id, at: rfc3339(at), kind: kind.into(), key: key.to_owned(), detail };
+        let (at, kind, key) = (rfc3339(at), kind.into(), key.to_owned());
+        let event = Event { id, at, kind, key, detail, state, cause };
         if ring.len() == KEPT {
             ring.pop_front();
         }
         ring.push_back(event);
         drop(ring);
         self.newest.send_replace(id);
+    }
+
+    /// Adds the events of an earlier process, oldest first. Those of this process get later ids: no
+    /// client has seen them yet.
+    pub fn restore(&self, stored: Vec<Event>) {
+        let mut ring = self.ring.lock();
+        let mut last = stored.last().map_or(0, |event| event.id);
+        let current = std::mem::take(&mut *ring);
+        ring.extend(stored);
+        for mut event in current {
+            event.id = event.id.max(last.saturating_add(1));
+            last = event.id;
+            ring.push_back(event);
+        }
+        let beyond = ring.len().saturating_sub(KEPT);
+        ring.drain(..beyond);
+        drop(ring);
+        self.newest.send_replace(last);
     }
 
     /// The events after an id, oldest first.
@@ -146,9 +203,32 @@ mod tests {
     fn the_ring_keeps_the_newest() {
         let events = Events::default();
         for i in 0..KEPT + 5 {
-            events.push(SystemTime::UNIX_EPOCH, "policy", "k", i.to_string());
+            events.push(SystemTime::UNIX_EPOCH, NewEvent::new("policy", "k", i.to_string()));
         }
         let all = events.all();
         assert_eq!((all.len(), all[0].detail.as_str()), (KEPT, "5"));
+    }
+
+    #[test]
+    fn ids_ascend_over_a_restart_even_if_the_clock_was_set_back() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let event = |text: &str| NewEvent::new("policy", "k", text.to_owned()).state("applied");
+        let earlier = Events::default();
+        earlier.push(at(1_000), event("a"));
+        earlier.push(at(1_001), event("b"));
+        let events = Events::default();
+        events.push(at(5), event("c"));
+        events.restore(earlier.all());
+        events.push(at(6), event("d"));
+        let all: Vec<_> = events.all().into_iter().map(|event| (event.id, event.detail)).collect();
+        let expected = [
+            (1_000_000_000, "a"),
+            (1_001_000_000, "b"),
+            (1_001_000_001, "c"),
+            (1_001_000_002, "d"),
+        ];
+        assert_eq!(all, expected.map(|(id, text)| (id, text.to_owned())));
+        assert_eq!(*events.watch().borrow(), 1_001_000_002);
+        assert_eq!(events.since(1_001_000_000).len(), 2);
     }
 }

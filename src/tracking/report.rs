@@ -8,6 +8,7 @@ use crate::live::Live;
 use crate::resilience::baseline::SeriesKey;
 use crate::resilience::baseline::detector::Regression;
 use crate::resilience::baseline::measure::{Measure, ROLL_UP_SECONDS};
+use crate::telemetry::events::NewEvent;
 use crate::telemetry::events::rfc3339;
 use crate::telemetry::metrics::RegressionLabels;
 
@@ -50,7 +51,8 @@ pub fn started(live: &Live, key: &AlarmKey, regression: &Regression) -> Detected
     let current = figure(key.measure, regression.current);
     tracing::warn!(series, measure, before, current, "worse than its baseline");
     let detail = format!("{measure}: worse than its baseline: {before} before, {current} now");
-    live.events.push(clock::wall(), KIND, &series, detail);
+    let event = NewEvent::new(KIND, &series, detail).state("worse").cause(measure);
+    live.events.push(clock::wall(), event);
     record("regression", Some((key, regression)))
 }
 
@@ -75,7 +77,8 @@ pub fn ended(
     let current = figure(key.measure, regression.current);
     tracing::info!(series, measure, before, current, "{state}");
     let detail = format!("{measure}: {state}: {before} before, {current} last");
-    live.events.push(clock::wall(), KIND, &series, detail);
+    let event = NewEvent::new(KIND, &series, detail).state(change).cause(measure);
+    live.events.push(clock::wall(), event);
     Some(record(change, Some((key, regression))))
 }
 
@@ -89,7 +92,9 @@ pub fn host(live: &Live, is_worse: bool, alarms: usize) -> DetectedChange {
         tracing::info!(alarms, "most series are no longer worse than their baselines");
         "most series are no longer worse than their baselines"
     };
-    live.events.push(clock::wall(), KIND, HOST, detail.to_owned());
+    let event = NewEvent::new(KIND, HOST, detail.to_owned());
+    let state = if is_worse { "worse" } else { "recovery" };
+    live.events.push(clock::wall(), event.state(state));
     record(if is_worse { "host_regression" } else { "host_recovery" }, None)
 }
 

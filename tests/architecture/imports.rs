@@ -61,6 +61,7 @@ const ORDERS: &[(&str, &[&str])] = &[
     ("benchmark", &["mod", "runner local", "run schedule", "*", "history", "report"]),
     ("fleet", &["*", "redis"]),
     ("jobs", &["mod", "*", "sharing"]),
+    ("store", &["*"]),
     (
         "live",
         &[

@@ -25,7 +25,7 @@ fn job_status(sidecar: &Sidecar, path: &str) -> Value {
 }
 
 /// Limits the size of the files that the sidecar may write.
-fn limit_files(sidecar: &Sidecar, bytes: &str) {
+pub fn limit_files(sidecar: &Sidecar, bytes: &str) {
     let limit = Command::new("prlimit")
         .args(["--pid", &sidecar.pid().to_string(), &format!("--fsize={bytes}:unlimited")])
         .status();

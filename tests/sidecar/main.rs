@@ -44,6 +44,7 @@ mod framing;
 mod half_close;
 mod headers;
 mod hedging;
+mod history;
 mod holds;
 mod jobs;
 mod jobs_faults;

@@ -12,6 +12,8 @@ use super::sse;
 use crate::admin::error::ApiError;
 use crate::admin::routes::{ApiJson, ApiQuery, ApiRoutes};
 use crate::admin::state::AdminState;
+use crate::history::events::older;
+use crate::store::StoredEventQuery;
 use crate::telemetry::events::Event;
 
 const DEFAULT_PAGE: usize = 100;
@@ -24,6 +26,9 @@ pub struct EventPage {
     /// For `before` of the next page; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
+    /// Why older events are missing; absent when none are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incomplete: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -56,7 +61,8 @@ pub fn routes() -> ApiRoutes {
     ApiRoutes::default()
         .get::<EventPage, _>(
             "/api/events",
-            "Lists the last 1,000 changes of state, newest first.",
+            "Lists changes of state, newest first: the last 1,000, and with a store those of 30 days, at most \
+             100,000.",
             list,
         )
         .query::<EventQuery>()
@@ -76,6 +82,18 @@ impl EventQuery {
             && self.key.as_deref().is_none_or(|key| event.key.starts_with(key))
             && self.before.is_none_or(|before| event.id < before)
     }
+
+    /// The same in the store, from before the oldest event in memory.
+    fn stored(&self, oldest: Option<u64>, limit: usize) -> StoredEventQuery {
+        let kinds = self.kind.iter().flat_map(|kinds| kinds.split(','));
+        StoredEventQuery {
+            kinds: kinds.map(str::to_owned).collect(),
+            key: self.key.clone().unwrap_or_default(),
+            before: self.before.into_iter().chain(oldest).min(),
+            after: self.after.unwrap_or_default(),
+            limit,
+        }
+    }
 }
 
 async fn list(
@@ -83,11 +101,25 @@ async fn list(
     ApiQuery(query): ApiQuery<EventQuery>,
 ) -> Result<ApiJson<EventPage>, ApiError> {
     let limit = query.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE);
-    let all = admin.live.events.since(query.after.unwrap_or_default());
-    let mut found = all.into_iter().rev().filter(|event| query.admits(event));
-    let events: Vec<_> = found.by_ref().take(limit).collect();
-    let next = found.next().and(events.last().map(|event| event.id));
-    Ok(ApiJson(EventPage { events, next }))
+    let all = admin.live.events.all();
+    let oldest = all.first().map(|event| event.id);
+    let after = query.after.unwrap_or_default();
+    let newer = all.into_iter().rev().filter(|event| event.id > after);
+    let mut found = newer.filter(|event| query.admits(event));
+    // One more says whether there is a next page.
+    let mut events: Vec<_> = found.by_ref().take(limit + 1).collect();
+    let mut incomplete = None;
+    if let Some(store) = admin.store.as_ref().filter(|_| events.len() <= limit) {
+        let wanted = query.stored(oldest, limit + 1 - events.len());
+        match older(store, wanted).await {
+            Ok(stored) => events.extend(stored),
+            Err(error) => incomplete = Some(format!("older events cannot be read: {error}")),
+        }
+    }
+    let has_more = events.len() > limit;
+    events.truncate(limit);
+    let next = events.last().map(|event| event.id).filter(|_| has_more);
+    Ok(ApiJson(EventPage { events, next, incomplete }))
 }
 
 async fn stream(

@@ -27,7 +27,7 @@ use crate::snapshot::{Endpoint, Provider};
 pub use problems::{OpenProblem, ProblemSeverity};
 use problems::{open_problems, summary};
 use rates::LastMinute;
-pub use rates::{LatencyPercentiles, ProviderRates, RouteRates, SidecarRates};
+pub use rates::{LatencyPercentiles, ProviderMinute, RouteMinute, SidecarMinute};
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SidecarStatus {
@@ -56,7 +56,7 @@ pub struct SidecarStatus {
     pub held: Vec<HeldEndpoint>,
     /// The last minute; absent before the first sample, a second after the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rates: Option<SidecarRates>,
+    pub rates: Option<SidecarMinute>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -74,7 +74,7 @@ pub struct ProviderStatus {
     pub endpoints: Vec<EndpointStatus>,
     /// The last minute; absent before the first sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rates: Option<ProviderRates>,
+    pub rates: Option<ProviderMinute>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -101,7 +101,7 @@ pub struct RouteStatus {
     pub budget: f64,
     /// The last minute; absent before the first sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rates: Option<RouteRates>,
+    pub rates: Option<RouteMinute>,
 }
 
 pub fn routes() -> ApiRoutes {

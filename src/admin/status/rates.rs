@@ -24,7 +24,7 @@ const FAILED_LOCALLY: &str = "queue-share";
 
 /// The last minute of the sidecar.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct SidecarRates {
+pub struct SidecarMinute {
     /// Less than 60 soon after the start.
     pub window_seconds: u64,
     pub requests_per_second: f64,
@@ -54,7 +54,7 @@ pub struct LatencyPercentiles {
 
 /// The last minute of a provider.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct ProviderRates {
+pub struct ProviderMinute {
     pub attempts_per_second: f64,
     /// Share of its attempts that succeeded, 0 to 1; absent without attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,7 +81,7 @@ pub struct ProviderRates {
 
 /// The last minute of a route.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct RouteRates {
+pub struct RouteMinute {
     pub requests_per_second: f64,
     /// As of the sidecar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,7 +94,7 @@ pub struct RouteRates {
 /// All series of a metric, with their increase in the window.
 type Increases<T> = Vec<(Arc<SeriesLabels>, T)>;
 
-/// What the samples of the last minute say.
+/// The samples of the last minute.
 #[derive(Debug)]
 pub(super) struct LastMinute {
     seconds: f64,
@@ -130,10 +130,10 @@ impl LastMinute {
         })
     }
 
-    pub fn sidecar(&self) -> SidecarRates {
+    pub fn sidecar(&self) -> SidecarMinute {
         let all = |_: &SeriesLabels| true;
-        let RouteRates { requests_per_second, failed_share, latency } = self.of_requests(all);
-        SidecarRates {
+        let RouteMinute { requests_per_second, failed_share, latency } = self.of_requests(all);
+        SidecarMinute {
             window_seconds: self.seconds as u64,
             requests_per_second,
             failed_share,
@@ -143,25 +143,25 @@ impl LastMinute {
         }
     }
 
-    pub fn route(&self, name: &str) -> RouteRates {
+    pub fn route(&self, name: &str) -> RouteMinute {
         self.of_requests(|labels| labels.get("route") == Some(name))
     }
 
-    fn of_requests(&self, is_meant: impl Fn(&SeriesLabels) -> bool) -> RouteRates {
+    fn of_requests(&self, is_meant: impl Fn(&SeriesLabels) -> bool) -> RouteMinute {
         let requests = sum(&self.requests, &is_meant);
         let failed =
             sum(&self.requests, |labels| is_meant(labels) && labels.get("status") == Some("5xx"));
         let rejected = sum(&self.local_responses, |labels| {
             is_meant(labels) && labels.get("reason") == Some(FAILED_LOCALLY)
         });
-        RouteRates {
+        RouteMinute {
             requests_per_second: requests / self.seconds,
             failed_share: share(failed + rejected, requests),
             latency: LatencyPercentiles::of(&merged(&self.durations, is_meant)),
         }
     }
 
-    pub fn provider(&self, snapshot: &Snapshot, provider: &Provider) -> ProviderRates {
+    pub fn provider(&self, snapshot: &Snapshot, provider: &Provider) -> ProviderMinute {
         let name = provider.policy.name.as_str();
         let is_meant = |labels: &SeriesLabels| labels.get("provider") == Some(name);
         let attempts = sum(&self.attempts, is_meant);
@@ -177,7 +177,7 @@ impl LastMinute {
         let sketched = calls.map(|calls| LatencyPercentiles::of_calls(calls)).unwrap_or_default();
         let bucketed = LatencyPercentiles::of(&merged(&self.first_bytes, is_meant));
         let limit = f64::from(provider.live.limit().max(1));
-        ProviderRates {
+        ProviderMinute {
             attempts_per_second: attempts / self.seconds,
             success_share: share(succeeded, attempts),
             share_wanted: self.share_wanted(&routes, name),

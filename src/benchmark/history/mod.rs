@@ -24,6 +24,7 @@ use crate::store::benchmark_runs::{
     BaselineResult, BenchmarkRuns, RunFilter, StoredRun, StoredRunDetails,
 };
 use crate::store::{Millis, Store, StoreError};
+use crate::telemetry::events::NewEvent;
 use crate::telemetry::metrics::BenchmarkLabels;
 
 /// The runs of a trend.
@@ -282,7 +283,8 @@ impl RunHistory {
         let labels = BenchmarkLabels { benchmark: benchmark.clone() };
         self.live.metrics.benchmark_regressions.with(&labels).inc();
         let text = format!("run {run} is worse than the baseline {baseline}: {measures}");
-        self.live.events.push(clock::wall(), "benchmark_regression", benchmark, text);
+        let event = NewEvent::new("benchmark_regression", benchmark, text).state("worse");
+        self.live.events.push(clock::wall(), event);
     }
 }
 

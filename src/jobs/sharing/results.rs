@@ -9,6 +9,7 @@ use super::ownership::{Ownership, RedisAvailability};
 use crate::clock;
 use crate::proxy::downstream::worker::Worker;
 use crate::store::{JobId, Millis, RemoteOutcome, Store};
+use crate::telemetry::events::NewEvent;
 use crate::telemetry::metrics::DeliveryLabels;
 
 const PAGE: usize = 64;
@@ -83,5 +84,6 @@ fn report(worker: &Worker, outcome: &RemoteOutcome, queue: String) {
 /// Logs that a job is dead, and records the event.
 pub fn report_dead(worker: &Worker, id: JobId, queue: &str, reason: &str) {
     tracing::warn!(%id, queue, reason, "a job is dead; `outrigger queue retry ID` runs it again");
-    worker.live.events.push(clock::wall(), "job_dead", queue, format!("{id}: {reason}"));
+    let event = NewEvent::new("job_dead", queue, format!("{id}: {reason}"));
+    worker.live.events.push(clock::wall(), event.state("dead").cause(reason.to_owned()));
 }

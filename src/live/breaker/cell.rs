@@ -26,7 +26,7 @@ use crate::resilience::breaker::{
     ManualOverride, RejectReason, Rejection, StateKind,
 };
 use crate::resilience::outcome::Outcome;
-use crate::telemetry::events::Events;
+use crate::telemetry::events::{Events, NewEvent};
 use crate::telemetry::metrics::{BreakerLabels, Level, Metrics, TransitionLabels};
 
 /// The subject of a breaker: an endpoint, or one model at it.
@@ -359,7 +359,9 @@ impl BreakerCell {
         tracing::warn!(breaker = %self.key, from, to, cause, note, "breaker changed");
         let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
         let what = format!("{from} -> {to}: {cause}{note}");
-        self.events.push(clock::wall(), "breaker", &self.key.to_string(), what);
+        let key = self.key.to_string();
+        let event = NewEvent::new("breaker", &key, what).state(to).cause(cause);
+        self.events.push(clock::wall(), event);
         self.modes.wake();
     }
 }

@@ -24,7 +24,7 @@ use crate::resilience::breaker::EnforcementMode;
 use crate::resilience::hysteresis::{
     State, Trigger, TriggerCause, TriggerChange, TriggerOverride, TriggerPolicy,
 };
-use crate::telemetry::events::Events;
+use crate::telemetry::events::{Events, NewEvent};
 use crate::telemetry::metrics::{Level, Metrics};
 use crate::telemetry::metrics::{ModeActionLabels, ModeLabels, ModeTransitionLabels};
 
@@ -382,7 +382,8 @@ impl ModeCell {
         let to = if entered { "entered" } else { "left" };
         let labels = ModeTransitionLabels { mode: self.name.clone(), to, cause };
         self.metrics.degradation_transitions.with(&labels).inc();
-        self.events.push(clock::wall(), "degradation", &self.name, what);
+        let event = NewEvent::new("degradation", &self.name, what).state(to).cause(cause);
+        self.events.push(clock::wall(), event);
     }
 }
 

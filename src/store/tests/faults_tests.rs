@@ -476,7 +476,7 @@ fn a_path_that_cannot_be_a_store_is_rejected() {
 fn a_store_of_the_first_version_is_migrated_with_its_jobs() {
     let folder = folder();
     let db = Connection::open(open::database(folder.path())).expect("a database");
-    db.execute_batch(include_str!("schema.sql")).expect("the first tables");
+    db.execute_batch(include_str!("../schema.sql")).expect("the first tables");
     db.pragma_update(None, "application_id", 0x4f75_7452).expect("an id");
     db.pragma_update(None, "user_version", 1).expect("a version");
     assert_eq!(
