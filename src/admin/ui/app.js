@@ -45,7 +45,7 @@ function App() {
   const current = PAGES.find((page) => page.name === name);
   const CurrentPage = current?.page ?? Missing;
 
-  useEffect(() => openStream('/api/events/stream', { onEvent: (event) => { noteEvent(event.data); refresh(); } }), []);
+  useEffect(() => openStream('/api/events/stream', { onEvent: (event) => { noteEvent(event.data); refreshSoon(); } }), []);
   useEffect(() => listenForKeys(() => setHelp(true)), []);
   useChange(() => {
     setMenu(false);
@@ -68,6 +68,18 @@ function App() {
       </div>
     </div>
     <${TokenDialog} />${help && html`<${Keys} onClose=${() => setHelp(false)} />`}<${Toasts} />`;
+}
+
+let refreshing = 0;
+
+/** Reads everything again at once, and in a burst of events a few times in a second. */
+function refreshSoon() {
+  if (refreshing) return;
+  refresh();
+  refreshing = setTimeout(() => {
+    refreshing = 0;
+    refresh();
+  }, 300);
 }
 
 function Brand() {

@@ -1,5 +1,5 @@
 // Charts over time: a large one by uPlot, and a sparkline for tables.
-import { html, useEffect, useMemo, useRef } from './dom.js';
+import { html, useEffect, useMemo, useRef, useState } from './dom.js';
 import { Icon } from './parts.js';
 import * as format from './format.js';
 import { themeChange } from './theme_choice.js';
@@ -13,13 +13,14 @@ const colorName = (at) => `--series-${(at % 6) + 1}`;
 /**
  * Lines over time. `at`: Unix seconds; `series`: `[{label, values, color?, dashed?}]`; `show(value)` formats a figure.
  * `marks`: `[{at, tone, label}]` are vertical lines; `band`: `{low: values, high: values}` is an area;
- * `lines`: `[{value, label}]` are thresholds. The legend has the last value of each series.
+ * `lines`: `[{value, label}]` are thresholds. The legend has the last value of each series, or that under the pointer.
  */
 export function Chart({ label, at, series, show = format.compact, height = 200, marks = [], band, lines = [], from = 0 }) {
   const box = useRef();
   const plot = useRef();
   const current = useRef({});
-  current.current = { marks, lines, show, series };
+  const [pointed, setPointed] = useState(null);
+  current.current = { marks, lines, show, setPointed };
   const shape = JSON.stringify([series.map((one) => [one.label, one.color, one.dashed]), Boolean(band), height]);
   const data = useMemo(() => [at, ...series.map((one) => one.values), ...(band ? [band.high, band.low] : [])], [at, series, band]);
 
@@ -44,14 +45,17 @@ export function Chart({ label, at, series, show = format.compact, height = 200, 
     };
   }, [shape]);
   useEffect(() => {
-    plot.current?.setData(data);
+    if (plot.current && plot.current.data !== data) plot.current.setData(data);
+    else plot.current?.redraw();
   }, [data, marks, lines]);
 
+  const step = at.length > 1 ? (at[1] - at[0]) * 2 : 30;
   const last = (values) => values.findLast((value) => value != null);
   const summary = series.map((one) => `${format.visible(one.label, 60)} ${show(last(one.values))}`).join(', ');
   return html`<figure><ul class="legend">${series.map((one, index) => html`<li key=${one.label}>
-      <${Swatch} color=${one.color ?? colorName(index)} dash=${one.dashed ?? DASHES[index % 6]} /><bdi>${format.visible(one.label, 60)}</bdi> <strong>${show(last(one.values))}</strong></li>`)}
-      ${lines.map((line) => html`<li key=${line.label}><${Swatch} color="--muted" dash=${[2, 2]} />${line.label} <strong>${show(line.value)}</strong></li>`)}</ul>
+      <${Swatch} color=${one.color ?? colorName(index)} dash=${one.dashed ?? DASHES[index % 6]} /><bdi>${format.visible(one.label, 60)}</bdi> <strong>${show(pointed == null ? last(one.values) : one.values[pointed])}</strong></li>`)}
+      ${lines.map((line) => html`<li key=${line.label}><${Swatch} color="--muted" dash=${[2, 2]} />${line.label} <strong>${show(line.value)}</strong></li>`)}
+      ${pointed != null && html`<li class="muted">${format.dayTime(at[pointed])}${marks.filter((mark) => Math.abs(mark.at - at[pointed]) <= step).map((mark) => `, ${mark.label}`).join('')}</li>`}</ul>
     <div class="chart" ref=${box} role="img" aria-label=${`${label}. Last values: ${summary || 'none'}`}></div></figure>`;
 }
 
@@ -75,8 +79,10 @@ function chartOptions({ series, band, height, from, current, width }) {
     axes: [{ ...axis, size: 28, values: timeLabels }, { ...axis, size: 62, values: (_, values) => values.map((value) => current.current.show(value)) }],
     series: [{}, ...lines, ...edges],
     bands: band ? [{ series: [first, first + 1], fill: color('--accent-soft') }] : [],
-    hooks: { draw: [(plot) => drawMarks(plot, current.current)] },
-    plugins: [tooltip(current)],
+    hooks: {
+      draw: [(plot) => drawMarks(plot, current.current)],
+      setCursor: [(plot) => current.current.setPointed(plot.cursor.idx ?? null)],
+    },
   };
 }
 
@@ -122,22 +128,6 @@ function line(ctx, x, y, toX, toY) {
   ctx.moveTo(x, y);
   ctx.lineTo(toX, toY);
   ctx.stroke();
-}
-
-/** The figures under the pointer, as the title of the chart. */
-function tooltip(current) {
-  return {
-    hooks: {
-      setCursor: (plot) => {
-        const { idx } = plot.cursor;
-        if (idx == null) return plot.over.removeAttribute('title');
-        const figures = current.current.series.map((one) => `${format.visible(one.label, 60)}  ${current.current.show(one.values[idx])}`);
-        const near = current.current.marks.filter((mark) => Math.abs(mark.at - plot.data[0][idx]) < 30).map((mark) => mark.label);
-        plot.over.title = [format.dayTime(plot.data[0][idx]), ...figures, ...near].join('\n');
-        return undefined;
-      },
-    },
-  };
 }
 
 // ---- sparkline ---------------------------------------------------------------------------------

@@ -128,6 +128,9 @@ export function Facts({ of }) {
   return html`<dl class="facts">${of.filter(([, value]) => value != null && value !== '').map(([label, value]) => html`<dt>${label}</dt><dd>${value}</dd>`)}</dl>`;
 }
 
+/** Rows that a table shows at first. */
+const PAGE_ROWS = 60;
+
 /**
  * A table; below 860 px each row becomes a block with labels.
  * `columns`: `{label, cell(row), num, lead, full, help, blank(row)}`. `rowKey(row)` names a row. With `select(row)`
@@ -135,6 +138,7 @@ export function Facts({ of }) {
  */
 export function Table({ label, columns, rows, rowKey, select, isSelected, empty = 'Nothing here.', sort, onSort }) {
   const box = useRef();
+  const [shown, setShown] = useState(PAGE_ROWS);
   useLayoutEffect(() => {
     // A box that scrolls must be reachable by the keyboard.
     if (box.current) box.current.tabIndex = box.current.scrollWidth > box.current.clientWidth ? 0 : -1;
@@ -144,11 +148,11 @@ export function Table({ label, columns, rows, rowKey, select, isSelected, empty 
     <thead role="rowgroup"><tr role="row">${columns.map((column) => html`<th key=${column.label} role="columnheader" scope="col" class=${column.num ? 'num' : ''} title=${column.help}
       aria-sort=${sort?.by === column.key && column.key ? (sort.down ? 'descending' : 'ascending') : undefined}>
       ${column.key && onSort ? html`<button type="button" class="link-button" onClick=${() => onSort(column.key)}>${column.label}</button>` : column.hidden ? html`<span class="visually-hidden">${column.label}</span>` : column.label}</th>`)}</tr></thead>
-    <tbody role="rowgroup">${rows.map((row) => html`<tr key=${rowKey(row)} role="row" onClick=${select ? (event) => { if (!event.target.closest('a,button,input,label')) select(row); } : undefined}
+    <tbody role="rowgroup">${rows.slice(0, shown).map((row) => html`<tr key=${rowKey(row)} role="row" onClick=${select ? (event) => { if (!event.target.closest('a,button,input,label')) select(row); } : undefined}
       class=${[select && 'selectable', isSelected?.(row) && 'selected'].filter(Boolean).join(' ')}>
       ${columns.map((column) => html`<td key=${column.label} role="cell" data-label=${column.label}
         class=${[column.num && 'num', column.lead && 'lead', column.full && 'full', column.hidden && 'bare', column.blank?.(row) && 'blank'].filter(Boolean).join(' ')}><div>${column.cell(row)}</div></td>`)}</tr>`)}</tbody>
-  </table></div>`;
+  </table>${rows.length > shown && html`<div class="more"><button type="button" class="button" onClick=${() => setShown(shown + PAGE_ROWS)}>Show ${Math.min(PAGE_ROWS, rows.length - shown)} more of ${format.number(rows.length)}</button></div>`}</div>`;
 }
 
 // ---- dialogs, toasts, copying ------------------------------------------------------------------

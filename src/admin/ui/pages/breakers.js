@@ -16,7 +16,7 @@ export function Breakers() {
   const status = usePoll('/api/status');
   const isFleet = breakers.data?.breakers.some((breaker) => breaker.fleet);
   const fleet = usePoll(isFleet ? '/api/fleet' : null);
-  const events = usePoll('/api/events?kind=breaker&limit=1000', 2000);
+  const events = usePoll('/api/events?kind=breaker&limit=1000', 10_000);
   const [dialog, setDialog] = useState(null);
   const range = useRoute().query.get('range') ?? '24h';
   return html`<${Page} title="Breakers" intro="A breaker stops attempts at an endpoint that fails, and probes it until it works again."
@@ -82,7 +82,7 @@ function cause(event) {
 
 function votes(shared) {
   if (!shared) return format.NONE;
-  return html`${format.plural(shared.votes.length, 'vote')}<span class="sub">${format.visible(shared.votes.join(', '), 120)}</span><span class="sub">probes ${shared.ok} of ${shared.needed}, ${shared.leases.length} running</span>`;
+  return html`${format.plural(shared.votes.length, 'vote')}<span class="sub">${format.visible(shared.votes.join(', '), 120)}</span>${shared.needed > 0 && html`<span class="sub">${shared.ok} of ${shared.needed} probes, ${shared.leases.length} running</span>`}`;
 }
 
 /** The times at which a breaker had each state, oldest first. */

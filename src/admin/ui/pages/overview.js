@@ -1,5 +1,5 @@
 // Overview: the state in one sentence, what is wrong now, and a row for each provider.
-import { html, useMemo } from '../dom.js';
+import { html, useMemo, useState } from '../dom.js';
 import { useNow, usePoll } from '../api.js';
 import { Ago, Badge, Bar, Card, Command, Figures, Icon, Loaded, Name, Page, State, Table } from '../parts.js';
 import { Sparkline } from '../charts.js';
@@ -13,20 +13,25 @@ export function Overview() {
   const status = usePoll('/api/status');
   const breakers = usePoll('/api/circuit-breakers');
   const series = usePoll(SERIES, 5000);
-  const events = usePoll('/api/events?kind=policy,breaker,degradation&limit=500', 3000);
+  const events = usePoll('/api/events?kind=policy,breaker,degradation&limit=500', 10_000);
   return html`<${Page} title="Overview"><${Loaded} of=${status}>${(data) => html`<${Now} status=${data} />
     <${Traffic} status=${data} />
     <${Providers} status=${data} breakers=${breakers.data?.breakers ?? []} series=${series.data} events=${events.data?.events ?? []} />
     <${Routes} routes=${data.routes} />`}<//><//>`;
 }
 
+/** Problems that are shown at first. */
+const SHOWN = 8;
+
 function Now({ status }) {
+  const [all, setAll] = useState(false);
   const { problems, summary } = status;
   const worst = problems.some((problem) => problem.severity === 'critical') ? 'bad' : problems.length ? 'warn' : 'good';
   const sentence = format.sentence(summary);
   return html`<p class="summary" id="summary" role="status"><span class=${`tone-${worst}`}><${Icon} name=${worst} size=${22} /></span><span>${format.visible(sentence, 600)}</span></p>
     ${problems.length > 0 && html`<${Card} title="Problems now" note=${format.plural(problems.length, 'problem')} flush>
-      <ul class="problems">${problems.map((problem) => html`<${Problem} key=${`${problem.code} ${problem.subject}`} problem=${problem} />`)}</ul><//>`}`;
+      <ul class="problems">${problems.slice(0, all ? problems.length : SHOWN).map((problem) => html`<${Problem} key=${`${problem.code} ${problem.subject}`} problem=${problem} />`)}</ul>
+      ${!all && problems.length > SHOWN && html`<div class="more"><button type="button" class="button" onClick=${() => setAll(true)}>Show ${problems.length - SHOWN} more</button></div>`}<//>`}`;
 }
 
 const PAGE_OF = {
@@ -52,7 +57,7 @@ function Traffic({ status }) {
     { label: 'In flight', value: format.number(inFlight), note: `${format.plural(status.connections, 'connection')}` },
     { label: 'Waiting', value: format.number(waiting), note: `${format.bytes(status.buffered_bytes)} buffered` },
   ];
-  if (!rates) return html`<${Figures} of=${[...now, { label: 'Rates', value: format.NONE, note: 'after the first minute' }]} />`;
+  if (!rates) return html`<${Figures} of=${[...now, { label: 'Rates', value: format.NONE, note: 'not measured yet' }]} />`;
   return html`<${Figures} of=${[
     { label: 'Requests/s', value: format.compact(rates.requests_per_second), note: `last ${rates.window_seconds ?? 60} s` },
     { label: 'Failed for clients', value: format.percent(rates.failed_share), tone: rates.failed_share >= 0.01 ? 'bad' : '', note: '5xx and local errors' },

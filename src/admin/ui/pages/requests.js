@@ -8,7 +8,6 @@ import { Differences } from './differences.js';
 import * as format from '../format.js';
 
 const KEPT = 1000;
-const SHOWN = 60;
 const TYPING_MS = 250;
 const FLUSH_MS = 250;
 
@@ -136,10 +135,8 @@ function Terms() {
 }
 
 function RequestList({ list, live, setLive, filter }) {
-  const [shown, setShown] = useState(SHOWN);
   const records = list.records;
-  useEffect(() => setShown(SHOWN), [filter]);
-  const scale = useMemo(() => longest((records ?? []).slice(0, shown)), [records, shown]);
+  const scale = useMemo(() => longest(records ?? []), [records]);
   if (!records) {
     const away = list.error?.isDisconnected;
     return html`<section class="card"><${State} title=${away ? 'The sidecar does not respond' : list.error ? 'No requests to show' : 'Loading'}>${list.error && (list.error.status === 400 ? 'The filter has an error.' : format.visible(list.error.message, 300))}<//></section>`;
@@ -155,10 +152,10 @@ function RequestList({ list, live, setLive, filter }) {
   ];
   const note = `${format.plural(records.length, 'request')}${list.fresh ? `, ${format.number(list.fresh)} new` : ''}`;
   return html`<${Card} title=${list.error?.status === 400 ? 'Not filtered: the filter has an error' : filter ? 'Requests that match' : 'All requests'} note=${html`<span data-count=${records.length}>${note}</span>`} flush actions=${html`<button type="button" class="button" onClick=${() => setLive(!live)}><${Icon} name=${live ? 'pause' : 'down'} /> ${live ? 'Pause' : 'Follow'}</button>`}>
+    <div class="toolbar"><span class="key-of"><span><i class="seg wait"></i>waiting</span><span><i class="seg backoff"></i>back-off</span><span><i class="seg"></i>attempt</span><span><i class="seg failed"></i>failed attempt</span><span><i class="seg local"></i>without a provider</span></span></div>
     ${list.sampled && html`<p class="muted small inset">Under high load some records are not kept: see <code>server.recent_requests</code>.</p>`}
-    <${Table} label="Requests" columns=${columns} rows=${records.slice(0, shown)} rowKey=${(row) => row.number} select=${(row) => replaceQuery({ id: row.request_id })}
+    <${Table} label="Requests" columns=${columns} key=${filter} rows=${records} rowKey=${(row) => row.number} select=${(row) => replaceQuery({ id: row.request_id })}
       empty=${filter ? 'No request matches the filter' : 'No request yet'} />
-    ${records.length > shown && html`<div class="more"><button type="button" class="button" onClick=${() => setShown(shown + 200)}>Show ${Math.min(200, records.length - shown)} more</button></div>`}
   <//>`;
 }
 
@@ -176,7 +173,8 @@ export function Status({ record }) {
   return html`<${Badge} tone=${tone}>${status}<//>${text && html`<span class="sub">${format.visible(text.replaceAll('_', ' '), 60)}</span>`}`;
 }
 
-function destination({ attempts = [], cache, result }) {
+function destination({ attempts = [], cache, result, job }) {
+  if (!attempts.length && job) return html`job <span class="sub">enqueued</span>`;
   if (!attempts.length) return cache === 'hit' || cache === 'stale' || cache === 'coalesced' ? html`cache <span class="sub">${cache}</span>` : html`<span class="muted">${result === 'local_response' ? 'no provider' : format.NONE}</span>`;
   const last = attempts.at(-1);
   const failed = attempts.filter((attempt) => attempt.class !== 'success').length;
