@@ -2,6 +2,8 @@
 import { Observable, useEffect, useObservable, useState } from './dom.js';
 
 const POLL_MS = 700;
+/** Before a path that does not exist, such as the fleet of a sidecar without one, is tried again. */
+const ABSENT_MS = 15_000;
 const TIMEOUT_MS = 10_000;
 const CHANGE_TIMEOUT_MS = 30_000;
 /** A stream sends a comment each 15 s. */
@@ -214,7 +216,8 @@ class Resource extends Observable {
     } else if (this.users.size) {
       const every = Math.min(...this.users.values());
       const wait = Number.isFinite(every) ? Math.max(100, every - (Date.now() - began)) : 0;
-      const failed = this.value.error ? Math.max(wait, 800) : wait;
+      const { error } = this.value;
+      const failed = error ? Math.max(wait, error.status === 404 ? ABSENT_MS : POLL_MS) : wait;
       if (failed) this.timer = setTimeout(() => this.load(), failed);
     }
     return undefined;
@@ -222,7 +225,8 @@ class Resource extends Observable {
 
   /** A value that is read only once is not read again when it is there. */
   get isStale() {
-    return Boolean(this.value.error) || [...this.users.values()].some(Number.isFinite);
+    if (this.value.error) return this.value.error.status !== 404;
+    return [...this.users.values()].some(Number.isFinite);
   }
 
   /** Reads it at once, or once more if it is being read. */

@@ -1,7 +1,7 @@
 // Overview: the state in one sentence, what is wrong now, and a row for each provider.
 import { html, useMemo, useState } from '../dom.js';
 import { useNow, usePoll } from '../api.js';
-import { Ago, Badge, Bar, Card, Command, Figures, Icon, Loaded, Name, Page, State, Table } from '../parts.js';
+import { Ago, Badge, Bar, Card, Command, Figures, Icon, Loaded, Name, Page, Source, State, Table } from '../parts.js';
 import { Sparkline } from '../charts.js';
 import { link } from '../router.js';
 import { marks } from '../events.js';
@@ -17,7 +17,7 @@ export function Overview() {
   return html`<${Page} title="Overview"><${Loaded} of=${status}>${(data) => html`<${Now} status=${data} />
     <${Traffic} status=${data} />
     <${Providers} status=${data} breakers=${breakers.data?.breakers ?? []} series=${series.data} events=${events.data?.events ?? []} />
-    <${Routes} routes=${data.routes} />`}<//><//>`;
+    <${Routes} routes=${data.routes} /><${Recommendations} />`}<//><//>`;
 }
 
 /** Problems that are shown at first. */
@@ -167,4 +167,13 @@ function Routes({ routes }) {
     { label: 'Requests', hidden: true, cell: (row) => html`<a href=${link('requests', { filter: /\s/.test(row.name) ? '' : `route:${row.name}` })}>Requests<span class="visually-hidden"> of ${format.visible(row.name, 60)}</span></a>` },
   ];
   return html`<${Card} title="Routes" flush><${Table} label="Routes" columns=${columns} rows=${routes} rowKey=${(row) => row.name} empty="The policy has no route" /><//>`;
+}
+
+/** Advice from the figures of the last hour; nothing where there is none. */
+function Recommendations() {
+  const found = usePoll('/api/recommendations', 10_000).data?.recommendations ?? [];
+  if (!found.length) return null;
+  return html`<${Card} title="Recommendations" note="From the figures of the last hour" flush><ul class="problems">${found.map((one) => html`<li class="problem" key=${`${one.code} ${one.subject}`}>
+    <div><${Badge}>Advice<//></div><div><h3>${format.visible(format.sentence(one.text), 500)}</h3><p>${format.visible(format.sentence(one.suggestion), 500)} <${Source}>${one.source}<//></p>
+      <p class="small">${(one.figures ?? []).map(({ name, value }) => `${format.visible(name, 80)}: ${format.visible(value, 40)}`).join('; ')}</p></div></li>`)}</ul><//>`;
 }
