@@ -164,7 +164,7 @@ FIGURES = """async () => {
     const missing = [];
     const want = (text, part) => { if (!text.includes(part)) missing.push(part); };
     const counts = [...document.querySelectorAll('.problem h3')].map((h3) => h3.textContent.replace(/\\d+\\w*/g, ''));
-    const expected = status.problems.map((one) => f.sentence(one.what).replace(/\\d+\\w*/g, ''));
+    const expected = status.problems.map((one) => f.sentence(one.what, one.subject).replace(/\\d+\\w*/g, ''));
     if (JSON.stringify(counts) !== JSON.stringify(expected)) missing.push(expected);
     want(document.querySelector('.side').textContent, status.policy);
     for (const one of status.providers) {

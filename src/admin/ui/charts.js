@@ -146,7 +146,7 @@ export function Sparkline({ label, at, values, bad, marks = [], show = format.co
   if (!known.length) return html`<span class="muted small">No history yet</span>`;
   const most = Math.max(...known, ...(bad ?? []).filter((value) => value != null), 1e-9);
   const [start, end] = [at[0], at.at(-1)];
-  const inside = marks.filter((mark) => mark.at >= start && mark.at <= end).slice(0, 12);
+  const inside = merged(marks.filter((mark) => mark.at >= start && mark.at <= end), (end - start) / 18);
   const words = inside.map((mark) => `${mark.label} at ${format.clockTime(mark.at)}`).join('; ');
   return html`<div class="spark-box" role="img" aria-label=${`${label}: last ${show(known.at(-1))}, highest ${show(most)}${words ? `; ${words}` : ''}`}>
     <svg class="spark" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" aria-hidden="true">
@@ -155,6 +155,22 @@ export function Sparkline({ label, at, values, bad, marks = [], show = format.co
     </svg>
     ${inside.map((mark) => html`<${SparkMark} key=${`${mark.at}${mark.label}`} mark=${mark} share=${(mark.at - start) / (end - start || 1)} />`)}
   </div>`;
+}
+
+/** Marks of one kind that are closer than `gap` seconds become one. */
+function merged(marks, gap) {
+  const found = [];
+  const newest = new Map();
+  for (const mark of [...marks].sort((a, b) => a.at - b.at)) {
+    const before = newest.get(mark.kind);
+    if (before && mark.at - before.at < gap) before.count++;
+    else {
+      const one = { ...mark, count: 1 };
+      newest.set(mark.kind, one);
+      found.push(one);
+    }
+  }
+  return found.map((one) => ({ ...one, label: one.count > 1 ? `${one.label} ${one.count} times` : one.label }));
 }
 
 function SparkMark({ mark, share }) {

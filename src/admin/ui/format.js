@@ -128,14 +128,15 @@ export function plural(count, one, many = `${one}s`) {
   return `${number(count)} ${count === 1 ? one : many}`;
 }
 
-/** Text of the API with a capital letter, an arrow and a full stop. */
-export function sentence(text) {
+/** Text of the API with a capital letter, an arrow and a full stop. A name at its beginning stays as it is. */
+export function sentence(text, name) {
   let words = String(text ?? '').trim();
   // `half_open -> open: probe_failed`
   if (/^\w+ -> [\w: ]+$/.test(words)) words = words.replaceAll('_', ' ');
   words = words.replaceAll('->', '→');
   if (!words) return '';
-  return `${words.charAt(0).toUpperCase()}${words.slice(1)}${/[.!?]$/.test(words) ? '' : '.'}`;
+  const isName = (name && words.startsWith(name)) || /^\S*[^A-Za-z\s,;]\S/.test(words);
+  return `${isName ? words.charAt(0) : words.charAt(0).toUpperCase()}${words.slice(1)}${/[.!?]$/.test(words) ? '' : '.'}`;
 }
 
 const invisible = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;

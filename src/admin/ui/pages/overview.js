@@ -27,7 +27,7 @@ function Now({ status }) {
   const [all, setAll] = useState(false);
   const { problems, summary } = status;
   const worst = problems.some((problem) => problem.severity === 'critical') ? 'bad' : problems.length ? 'warn' : 'good';
-  const sentence = format.sentence(summary);
+  const sentence = format.sentence(summary, problems[0]?.subject);
   return html`<p class="summary" id="summary" role="status"><span class=${`tone-${worst}`}><${Icon} name=${worst} size=${22} /></span><span>${format.visible(sentence, 600)}</span></p>
     ${problems.length > 0 && html`<${Card} title="Problems now" note=${format.plural(problems.length, 'problem')} flush>
       <ul class="problems">${problems.slice(0, all ? problems.length : SHOWN).map((problem) => html`<${Problem} key=${`${problem.code} ${problem.subject}`} problem=${problem} />`)}</ul>
@@ -44,7 +44,7 @@ function Problem({ problem }) {
   const isCritical = problem.severity === 'critical';
   const page = PAGE_OF[problem.code];
   return html`<li class="problem"><div><${Badge} tone=${isCritical ? 'bad' : 'warn'} icon=${isCritical ? 'bad' : 'warn'}>${isCritical ? 'Critical' : 'Warning'}<//></div>
-    <div><h3>${format.visible(format.sentence(problem.what), 500)}</h3>
+    <div><h3>${format.visible(format.sentence(problem.what, problem.subject), 500)}</h3>
       <p>${problem.why && html`<span>Why: ${format.visible(format.sentence(problem.why), 500)} </span>`}${problem.since && html`<span>Since <${Ago} at=${problem.since} />. </span>`}${page && html`<a href=${link(page)}>Show</a>`}</p>
       <${Command}>${problem.command}<//></div></li>`;
 }
@@ -174,6 +174,6 @@ function Recommendations() {
   const found = usePoll('/api/recommendations', 10_000).data?.recommendations ?? [];
   if (!found.length) return null;
   return html`<${Card} title="Recommendations" note="From the figures of the last hour" flush><ul class="problems">${found.map((one) => html`<li class="problem" key=${`${one.code} ${one.subject}`}>
-    <div><${Badge}>Advice<//></div><div><h3>${format.visible(format.sentence(one.text), 500)}</h3><p>${format.visible(format.sentence(one.suggestion), 500)} <${Source}>${one.source}<//></p>
+    <div><${Badge}>Advice<//></div><div><h3>${format.visible(format.sentence(one.text, one.subject), 500)}</h3><p>${format.visible(format.sentence(one.suggestion), 500)} <${Source}>${one.source}<//></p>
       <p class="small">${(one.figures ?? []).map(({ name, value }) => `${format.visible(name, 80)}: ${format.visible(value, 40)}`).join('; ')}</p></div></li>`)}</ul><//>`;
 }
