@@ -62,7 +62,7 @@ Exit codes: 0 success, 1 `check`, `explain`, `status` or `bench` found a problem
 #[derive(Debug, Parser)]
 #[command(
     name = "outrigger",
-    version,
+    version = env!("OUTRIGGER_VERSION"),
     about = "A sidecar proxy that keeps an application's calls to LLM APIs and other HTTP APIs working",
     after_help = AFTER_HELP
 )]
