@@ -32,7 +32,7 @@ use crate::live::fleet::FleetView;
 use crate::snapshot::CurrentSnapshot;
 use crate::snapshot::build::SnapshotBuilder;
 use crate::snapshot::loader::{self, Loader, PendingPolicy};
-use crate::snapshot::watch::ReloadChannel;
+use crate::snapshot::watch::{ReloadChannel, ReloadTrigger};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Resolver;
@@ -92,7 +92,7 @@ pub fn run(options: &Options) -> Result<Shutdown, StartError> {
     front.run(&front_runtime, options.workers, resolver)
 }
 
-fn reload_channel() -> (Sender<ReloadTrigger>, ReloadChannel) {
+fn reload_channel() -> (mpsc::Sender<ReloadTrigger>, ReloadChannel) {
     let (sender, inbox) = mpsc::channel(1);
     (sender.clone(), ReloadChannel { sender, inbox })
 }
