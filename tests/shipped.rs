@@ -1,5 +1,5 @@
-//! The shipped policies, checked against the JSON Schema too, the examples in the README, and the
-//! paths and links in the documents.
+//! The shipped policies, checked against the JSON Schema too, the policies in the README and in
+//! the pages of docs/, and the paths and links in the documents.
 //!
 //! Each policy is loaded as `outrigger run --policies FILE` loads it, with a value for every secret
 //! that it names.
@@ -217,40 +217,65 @@ fn the_rest_policy_sends_writes_to_one_provider_only() {
     assert!(!reads.fallback.is_empty());
 }
 
-/// Providers and a route that the README's fragments refer to.
-const README_CONTEXT: &str = "version: 1
+/// Providers and a route that fragments of policies refer to.
+const CONTEXT: &str = "version: 1
 providers:
   azure: { url: https://azure.example, auth: none }
   anthropic: { url: https://anthropic.example, auth: none }
 routes: [{ name: rest, providers: [azure] }]
 ";
 
-#[test]
-fn every_policy_in_the_readme_is_valid() {
-    let readme = read("README.md");
-    let blocks = readme.split("```yaml\n").skip(1).filter_map(|rest| rest.split_once("```"));
-    let mut whole = 0;
-    for (text, _) in blocks {
-        let mut files = vec![("README.md", text.to_owned())];
-        if text.starts_with("version") {
-            whole += 1;
-        } else {
-            let openai = "  openai: { url: https://openai.example, auth: none }\nroutes:";
-            let declares = text.contains("openai: {");
-            let context = if declares { "routes:" } else { openai };
-            files.push(("context.yaml", README_CONTEXT.replace("routes:", context)));
-        }
-        let file = |(name, text): &(&str, String)| SourceFile {
-            name: (*name).to_owned(),
-            bytes: text.as_bytes().to_vec(),
-        };
-        let files: Vec<_> = files.iter().map(file).collect();
-        let loaded = policy::load(&files, &NamedSecrets(text));
-        let loaded = loaded.unwrap_or_else(|problems| panic!("\n{}\n", render(&problems, false)));
-        let warnings = render(&loaded.warnings, false);
-        assert!(loaded.warnings.is_empty() || !text.starts_with("version"), "\n{warnings}\n");
+/// The YAML blocks of a document that are policies, or fragments of one with a route.
+fn policies_in(text: &str) -> impl Iterator<Item = &str> {
+    let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    let is_policy = |text: &&str| text.contains("version: 1") || text.contains("routes:");
+    blocks.map(|(text, _)| text).filter(is_policy)
+}
+
+/// Loads a policy of a document, a fragment together with `CONTEXT`.
+fn load_block(document: &Path, text: &str) {
+    let is_whole = text.starts_with("version");
+    let name = document.display().to_string();
+    let mut files = vec![SourceFile { name: name.clone(), bytes: text.as_bytes().to_vec() }];
+    if !is_whole {
+        let openai = "  openai: { url: https://openai.example, auth: none }\nroutes:";
+        let declares = text.contains("openai: {");
+        let context = CONTEXT.replace("routes:", if declares { "routes:" } else { openai });
+        files.push(SourceFile { name: "context.yaml".to_owned(), bytes: context.into_bytes() });
     }
-    assert!(whole >= 2, "the README shows whole policies");
+    let loaded = policy::load(&files, &NamedSecrets(text));
+    let loaded =
+        loaded.unwrap_or_else(|problems| panic!("\n{name}\n{}\n", render(&problems, false)));
+    let warnings = render(&loaded.warnings, false);
+    assert!(loaded.warnings.is_empty() || !is_whole, "\n{name}\n{warnings}\n");
+}
+
+#[test]
+fn every_policy_in_the_readme_and_the_pages_is_valid() {
+    let is_page = |document: &&PathBuf| {
+        document.starts_with("docs") && document.components().count() == 2
+            || document.as_os_str() == "README.md"
+    };
+    let mut count = 0;
+    for document in documents().iter().filter(is_page) {
+        for text in policies_in(&text_of(document)) {
+            load_block(document, text);
+            count += 1;
+        }
+    }
+    assert!(count >= 12, "the pages show {count} policies");
+}
+
+#[test]
+fn each_page_is_in_the_index() {
+    let index = read("docs/README.md");
+    let is_missing =
+        |page: &&String| page.as_str() != "README.md" && !index.contains(&format!("]({page})"));
+    let paths = documents();
+    let pages = paths.iter().filter_map(|document| document.strip_prefix("docs").ok());
+    let pages: Vec<_> = pages.map(|page| page.display().to_string()).collect();
+    let missing: Vec<_> = pages.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "docs/README.md does not link to {missing:?}");
 }
 
 fn root() -> &'static Path {
