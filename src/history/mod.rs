@@ -9,7 +9,7 @@ pub mod gauges;
 pub mod memory;
 pub mod metric_list;
 mod persistence;
-mod reader;
+pub mod reader;
 pub mod series;
 pub mod series_table;
 

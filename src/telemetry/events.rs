@@ -32,7 +32,7 @@ pub struct Event {
     pub detail: String,
     /// The new state: `open`, `half_open`, `closed`, `entered`, `left`, `applied`, `rejected`,
     /// `attached`, `detached`, ...; of an `override` the change that was made, such as
-    /// `provider_drain`.
+    /// `drain`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Cow<'static, str>>,
     /// The cause of the change; of an `override` who made it, and why.

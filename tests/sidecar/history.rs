@@ -6,6 +6,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
+use crate::degradation::PLAIN;
 use crate::fixtures::{GENEROUS, api, chat, policy, post_admin, route};
 use crate::jobs::{data_dir, start_with_store};
 use crate::jobs_faults::limit_files;
@@ -15,7 +16,7 @@ const LAST_HALF_HOUR: &str = "/api/series?metric=requests&by=route,status";
 
 /// A provider that works, one that fails, and a route to each.
 fn yaml(healthy: &Origin, failing: &Origin) -> String {
-    let providers = [("well", &*healthy.url(), ""), ("failing", &*failing.url(), "")];
+    let providers = [("well", &*healthy.url(), PLAIN), ("failing", &*failing.url(), PLAIN)];
     let routes = "routes:\n\
         - { name: broken, match: { model: broken }, providers: [failing] }\n\
         - { name: all, providers: [{ name: well, weight: 3 }, { name: failing, weight: 1 }], balance: weighted }\n";
@@ -149,7 +150,7 @@ fn history_and_events_are_there_after_a_restart() {
     let drained = drain(&first, "maintenance");
     assert_eq!(
         (&drained["state"], &drained["cause"]),
-        (&json!("provider_drain"), &json!("by ann: maintenance"))
+        (&json!("drain"), &json!("by ann: maintenance"))
     );
     post_admin(&first, "/api/providers/undrain/a", &json!({}));
     for _ in 0..7 {
@@ -170,7 +171,7 @@ fn history_and_events_are_there_after_a_restart() {
     let mut stream = client.start(&call);
     let mut missed = std::iter::from_fn(|| stream.next_event()).filter(|data| !data.is_empty());
     let first_event = missed.next().expect("an event");
-    assert!(first_event.contains("provider_undrain"), "{first_event}");
+    assert!(first_event.contains("\"undrain\""), "{first_event}");
     wait_for_requests(&second, LAST_HALF_HOUR, 7);
     for _ in 0..3 {
         second.send(&chat());
@@ -217,7 +218,8 @@ fn damaged_rows_are_an_honest_error_and_harm_nothing_else() {
     assert!(first.stop().success());
     change_database(
         data.path(),
-        "UPDATE samples_10s SET data = 7; UPDATE events SET record = '{' WHERE record LIKE '%maintenance%'",
+        "UPDATE samples_10s SET data = 7; UPDATE samples_1m SET data = 7;
+         UPDATE samples_1h SET data = 7; UPDATE events SET record = '{' WHERE record LIKE '%maintenance%'",
     );
     // Later, so that a time without damaged rows can be read.
     let builder = Sidecar::builder().policy("policy", &yaml).workers(1).data(data.path());
@@ -225,7 +227,7 @@ fn damaged_rows_are_an_honest_error_and_harm_nothing_else() {
     let (status, text) = second.admin_get("/api/series?metric=requests&from=2h");
     assert!(status == 503 && text.contains("store-unavailable"), "{status} {text}");
     let kept = events(&second, "kind=override");
-    assert_eq!((kept.len(), &kept[0]["state"]), (1, &json!("provider_undrain")));
+    assert_eq!((kept.len(), &kept[0]["state"]), (1, &json!("undrain")));
     assert_eq!(second.send(&chat()).status, 200);
     wait_for_requests(&second, "/api/series?metric=requests&by=route&from=5m", 1);
 }
