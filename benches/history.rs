@@ -150,6 +150,8 @@ fn stored(numbers: &[Option<u32>], at: u64) -> Vec<u8> {
             section.push(number, value(kind, (u64::from(n) * 7_919 + at / 10) % 1_000 + 1));
         }
         section.entries.sort_by_key(|entry| entry.series);
+        // A metric without labels has one series.
+        section.entries.dedup_by_key(|entry| entry.series);
         sections.push(section);
     }
     MetricSample { slots: 1, sections }.encode()

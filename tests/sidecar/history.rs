@@ -18,7 +18,7 @@ const LAST_HALF_HOUR: &str = "/api/series?metric=requests&by=route,status";
 fn yaml(healthy: &Origin, failing: &Origin) -> String {
     let providers = [("well", &*healthy.url(), PLAIN), ("failing", &*failing.url(), PLAIN)];
     let routes = "routes:\n\
-        - { name: broken, match: { model: broken }, providers: [failing] }\n\
+        - { name: broken, match: { path: /broken }, providers: [failing] }\n\
         - { name: all, providers: [{ name: well, weight: 3 }, { name: failing, weight: 1 }], balance: weighted }\n";
     policy(&providers, &(routes.to_owned() + GENEROUS))
 }
@@ -70,7 +70,7 @@ fn rates_and_series_report_what_the_metrics_count() {
         sidecar.send(&chat());
     }
     for _ in 0..5 {
-        sidecar.send(&crate::fixtures::chat_for("broken"));
+        sidecar.send(&Call::json("/broken", &json!({})));
     }
     let total = |name: &str, labels: &str| {
         sidecar.metric(&format!("outrigger_{name}_total{{{labels}}}")).unwrap_or(0.0)

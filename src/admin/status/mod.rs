@@ -54,7 +54,8 @@ pub struct SidecarStatus {
     /// Credentials, and models at them, on hold.
     #[serde(default)]
     pub held: Vec<HeldEndpoint>,
-    /// The last minute; absent before the first sample, a second after the start.
+    /// The last minute, with percentiles of the duration of requests; absent before the first
+    /// sample, at the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<SidecarMinute>,
 }
@@ -72,7 +73,8 @@ pub struct ProviderStatus {
     #[serde(default, rename = "override", skip_serializing_if = "Option::is_none")]
     pub manual_override: Option<ActiveOverride>,
     pub endpoints: Vec<EndpointStatus>,
-    /// The last minute; absent before the first sample.
+    /// The last minute, with percentiles of the time to the first byte; absent before the first
+    /// sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<ProviderMinute>,
 }
@@ -99,7 +101,8 @@ pub struct RouteStatus {
     pub balance: String,
     /// Retries that the retry budget allows now.
     pub budget: f64,
-    /// The last minute; absent before the first sample.
+    /// The last minute, with percentiles of the duration of requests; absent before the first
+    /// sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<RouteMinute>,
 }

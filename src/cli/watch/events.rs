@@ -55,10 +55,14 @@ fn line(event: &Event) -> String {
 
 fn list(page: &EventPage) -> String {
     if page.events.is_empty() {
-        return "no such event".to_owned();
+        return page.incomplete.clone().unwrap_or_else(|| "no such event".to_owned());
     }
     let row = |event: &Event| {
         vec![time(&event.at), event.kind.to_string(), event.key.clone(), event.detail.clone()]
     };
-    table(&["AT", "KIND", "KEY", "CHANGE"], page.events.iter().map(row))
+    let listed = table(&["AT", "KIND", "KEY", "CHANGE"], page.events.iter().map(row));
+    match &page.incomplete {
+        Some(reason) => format!("{listed}\n\n{reason}"),
+        None => listed,
+    }
 }

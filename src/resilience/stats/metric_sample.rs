@@ -210,8 +210,10 @@ impl MetricSample {
             body.clear();
             let mut next = 0;
             for SampleEntry { series, value } in &section.entries {
-                (series - next).put(&mut body);
-                next = series + 1;
+                // A series comes once, in order.
+                let Some(distance) = series.checked_sub(next) else { continue };
+                distance.put(&mut body);
+                next = series.saturating_add(1);
                 match value {
                     SampledValue::Number(number) => put_number(*number, &mut body),
                     SampledValue::Histogram(histogram) => put_histogram(histogram, &mut body),
