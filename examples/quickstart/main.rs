@@ -1,6 +1,6 @@
 //! Three small providers with an LLM API, and the sidecar in front of them, for experiments.
 //!
-//! `cargo run --example quickstart` needs nothing else and writes no file. It runs with the policy
+//! `cargo quickstart` needs nothing else and writes no file. It runs with the policy
 //! `examples/policies/quickstart.yaml`, which you can edit meanwhile. `-- brownout` runs with
 //! `examples/policies/brownout.yaml` and walks through its degradation modes. `-- regression` slows a
 //! provider down by 30 % and shows how that is detected, reported and acted on. Ctrl-C ends it.
@@ -79,8 +79,7 @@ fn scenario(arguments: &[String]) -> Result<Scenario> {
         [name] if name == "brownout" => Ok(Scenario::BROWNOUT),
         [name] if name == "regression" => Ok(Scenario::REGRESSION),
         _ => bail!(
-            "expected no argument, `brownout` or `regression` (cargo run --example quickstart -- \
-             brownout)"
+            "expected no argument, `brownout` or `regression` (cargo quickstart brownout)"
         ),
     }
 }
