@@ -78,9 +78,7 @@ fn scenario(arguments: &[String]) -> Result<Scenario> {
         [] => Ok(Scenario::QUICKSTART),
         [name] if name == "brownout" => Ok(Scenario::BROWNOUT),
         [name] if name == "regression" => Ok(Scenario::REGRESSION),
-        _ => bail!(
-            "expected no argument, `brownout` or `regression` (cargo quickstart brownout)"
-        ),
+        _ => bail!("expected no argument, `brownout` or `regression` (cargo quickstart brownout)"),
     }
 }
 

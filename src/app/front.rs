@@ -79,7 +79,7 @@ impl Front {
         }
         drop(listener);
         let timeout = current.load().policy.server.drain_timeout;
-        let end = drain(workers, timeout, &mut signals, &log, &live.modes).await;
+        let end = drain(workers, timeout, &mut signals, &log, live).await;
         if let (Shutdown::Drained, Some(store)) = (end, &state.store) {
             persistence::save_at_end(store, &state.tracker).await;
             history::events::save_at_end(store, &live.events).await;

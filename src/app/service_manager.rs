@@ -137,7 +137,9 @@ impl ServiceManager {
                 notify(socket, &message).await;
             }
             tokio::select! {
-                _ = phase.changed() => {}
+                changed = phase.changed() => if changed.is_err() {
+                    return;
+                },
                 _ = finished.changed() => {}
                 () = requests.added() => {}
                 _ = ticks.tick() => {}
@@ -201,7 +203,7 @@ impl ServiceManager {
             ServicePhase::Draining => {
                 let timeout = show_duration(current.load().policy.server.drain_timeout);
                 let open = live.metrics.connections.get();
-                format!("draining for at most {timeout}: {open} connections")
+                format!("draining for at most {timeout}; open connections: {open}")
             }
             ServicePhase::Starting | ServicePhase::Serving => {
                 let policy = loader.status();

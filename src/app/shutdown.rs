@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::signals::{SignalAction, Signals};
 use super::workers::Workers;
 use crate::clock;
-use crate::live::degradation::mode::Modes;
+use crate::live::Live;
 use crate::policy::yaml::units::show_duration;
 use crate::telemetry::access_log::AccessLogSender;
 use crate::telemetry::logging::{self, FLUSH_TIMEOUT};
@@ -28,9 +28,9 @@ pub(super) async fn drain(
     timeout: Duration,
     signals: &mut Signals,
     log: &AccessLogSender,
-    modes: &Modes,
+    live: &Live,
 ) -> Shutdown {
-    modes.end();
+    live.modes.end();
     tracing::info!(timeout = show_duration(timeout), "draining: the listener is closed");
     workers.drain(clock::now() + timeout);
     let mut flush_until: Option<Instant> = None;
@@ -42,6 +42,7 @@ pub(super) async fn drain(
             },
             _ = poll.tick() => {}
         }
+        workers.count_connections(live);
         if !workers.are_finished() {
             continue;
         }
@@ -50,7 +51,7 @@ pub(super) async fn drain(
             clock::now() + FLUSH_TIMEOUT
         });
         let is_written = log.is_written() && logging::is_written();
-        if (is_written && modes.are_notified()) || clock::now() >= until {
+        if (is_written && live.modes.are_notified()) || clock::now() >= until {
             return Shutdown::Drained;
         }
     }

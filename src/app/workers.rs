@@ -64,7 +64,7 @@ impl Workers {
 
     /// Gives a connection to the worker with the fewest, or rejects it when there are too many.
     pub fn dispatch(&self, incoming: AcceptedConnection, live: &Live, current: &CurrentSnapshot) {
-        let open: usize = self.workers.iter().map(|worker| worker.load.count()).sum();
+        let open = self.open_connections();
         live.metrics.connections.set(open as i64 + 1);
         if open >= current.load().policy.server.connections.min(self.max_connections) {
             live.metrics.connections_rejected.inc();
@@ -75,6 +75,15 @@ impl Workers {
             worker.load.connections.fetch_add(1, Ordering::Relaxed);
             let _ = worker.orders.send(WorkerCommand::Serve(incoming));
         }
+    }
+
+    /// Updates the metric while no connection is accepted any more.
+    pub fn count_connections(&self, live: &Live) {
+        live.metrics.connections.set(self.open_connections() as i64);
+    }
+
+    fn open_connections(&self) -> usize {
+        self.workers.iter().map(|worker| worker.load.count()).sum()
     }
 
     /// From now on, the next response on a connection is its last.

@@ -180,7 +180,7 @@ fn stopping_is_sent_when_the_drain_begins() {
     origin.wait_for_in_flight(1);
     sidecar.signal(Signal::Term);
     let lines = notifications.receive_with("STOPPING=1");
-    assert_eq!(value(&lines, "STATUS"), "draining for at most 40s: 1 connections");
+    assert_eq!(value(&lines, "STATUS"), "draining for at most 40s; open connections: 1");
     assert_eq!(value(&lines, "EXTEND_TIMEOUT_USEC"), "50000000");
     gate.open_wide();
     assert_eq!(client.read_response("POST").expect("a response").rest().status, 200);
