@@ -72,7 +72,7 @@ impl ControlPlane {
 /// Registers a listener with the runtime of this thread.
 fn from_std(listener: Option<StdTcpListener>) -> Option<TcpListener> {
     let registered = TcpListener::from_std(listener?);
-    let log = |error: &std::io::Error| tracing::error!(%error, "the admin API is not served");
+    let log = |error: &std::io::Error| tracing::error!(%error, "cannot serve the admin API");
     registered.inspect_err(log).ok()
 }
 

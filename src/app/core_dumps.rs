@@ -7,6 +7,6 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 pub(super) fn disable() {
     let nothing = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(error) = setrlimit(Resource::Core, nothing) {
-        tracing::warn!(%error, "core dumps cannot be disabled: a core file would hold credentials");
+        tracing::warn!(%error, "cannot disable core dumps: a core file would contain credentials");
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn prepare(connections: usize) -> ConnectionShares {
     match raised {
         Ok(()) => tracing::info!(limit = now, was = soft, "limit of open files"),
         Err(error) => {
-            tracing::warn!(%error, limit = now, "the limit of open files cannot be raised");
+            tracing::warn!(%error, limit = now, "cannot raise the limit of open files; keeping the current one");
         }
     }
     let shares = ConnectionShares::of(limit);

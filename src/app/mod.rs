@@ -75,6 +75,6 @@ pub enum StartError {
     Token(#[from] TokenError),
     #[error(transparent)]
     Store(#[from] OpenError),
-    #[error("the operating system refused a thread or a runtime: {0}")]
+    #[error("cannot start a thread or an async runtime: {0}")]
     System(#[from] std::io::Error),
 }

@@ -70,7 +70,7 @@ pub(super) fn open(directory: &StoreDir, live: &Arc<Live>) -> Result<Option<Stor
         }
         Err(error) if explicit => Err(error),
         Err(error) => {
-            tracing::warn!(%error, "no jobs are accepted: the job store cannot be used");
+            tracing::warn!(%error, "the job store cannot be used, so no jobs are accepted (repair it, or set another --data)");
             Ok(None)
         }
     }

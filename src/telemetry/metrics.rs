@@ -166,7 +166,7 @@ metrics! {
     provider_drained: family Level [ProviderLabels], "1 while an operator has drained the provider";
     breaker_state: family Level [BreakerLabels], "0 closed, 1 half-open, 2 open";
     breaker_transitions: series Counter [TransitionLabels], "State changes of a breaker, by cause";
-    breaker_rejections: family Counter [BreakerLabels], "Attempts that a breaker rejected (in shadow mode: would have rejected)";
+    breaker_rejections: family Counter [BreakerLabels], "Times that a breaker excluded its endpoint from a selection (in shadow mode: would have)";
     holds: series Counter [EndpointLabels], "Holds started, for example by Retry-After";
     held_credentials: family Level [EndpointLabels], "Holds in force now, of credentials and of models at them";
 

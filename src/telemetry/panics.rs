@@ -83,8 +83,11 @@ fn log(id: PanicId, info: &PanicHookInfo<'_>, is_contained: bool) {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
     let backtrace = backtrace.map(|backtrace| backtrace.to_string());
-    let consequence =
-        if is_contained { "panic: the request is ended" } else { "panic: the process ends" };
+    let consequence = if is_contained {
+        "panic: the request, job run or policy load is ended"
+    } else {
+        "panic: the process ends"
+    };
     tracing::error!(panic = %id, thread, location, message, backtrace, "{consequence}");
 }
 

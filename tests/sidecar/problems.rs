@@ -1,9 +1,15 @@
 //! Everything that is wrong now is listed with its cause and a command, and goes when its cause does.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::thread;
+
 use serde_json::{Value, json};
 
 use crate::fixtures::{
-    api, chat, cli_stdout, last_load, policy, post_admin, reload, route, run_cli, single_worker,
+    api, chat, cli_command, cli_stdout, last_load, policy, post_admin, reload, route, run_cli,
+    single_worker,
 };
 use crate::support::{Behaviour, Origin, RedisServer, Sidecar, fleet};
 
@@ -46,6 +52,10 @@ fn a_change_by_an_operator_is_a_problem_until_it_is_undone() {
         assert!(text.starts_with("PROBLEMS NOW\n"), "{text}");
         let part = |key: &str| problem[key].as_str().expect("text").to_owned();
         assert!(text.contains(&part("what")) && text.contains(&part("command")), "{text}");
+        let command = part("command");
+        let mut arguments: Vec<_> = command.split(' ').skip(1).collect();
+        arguments.push("--help");
+        assert!(run_cli(&sidecar, &arguments).status.success(), "{command}");
         assert!(problem["since"].is_string(), "{problem}");
         assert!(problem.to_string().contains("ticket 4711"), "{problem}");
         post_admin(&sidecar, &format!("/api/{undo}"), &note);
@@ -128,4 +138,28 @@ fn events_are_listed_newest_first_by_kind_and_key() {
     assert_eq!(second["events"][0]["detail"], details[1], "{second}");
     let listed = cli_stdout(&sidecar, &["events", "--kind", "override"]);
     assert!(listed.contains("to open") && listed.contains("to reset"), "{listed}");
+}
+
+#[test]
+fn events_are_followed_as_they_happen() {
+    let a = Origin::start(Behaviour::Chat);
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    let mut follow = cli_command(&sidecar, &["events", "--follow", "--kind", "override"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().expect("outrigger events starts");
+    let (sender, lines) = mpsc::channel();
+    let output = BufReader::new(follow.stdout.take().expect("its output"));
+    let reader = thread::spawn(move || {
+        output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)).ok()
+    });
+    // Events before the stream is open are not printed.
+    let mut printed = None;
+    sidecar.wait_until(|sidecar| {
+        post_admin(sidecar, "/api/circuit-breakers/reset/a", &json!({ "reason": "once more" }));
+        printed = lines.try_recv().ok();
+        printed.is_some() || follow.try_wait().expect("a state").is_some()
+    });
+    follow.kill().expect("it is killed");
+    follow.wait().expect("it ends");
+    reader.join().expect("it reads to the end");
+    assert!(printed.is_some_and(|line| line.contains("once more")));
 }

@@ -87,7 +87,7 @@ impl RequestExplanation<'_> {
         };
         self.add(Some(0.0), matched, "routes", route);
         if let Some(class) = record["class"].as_str() {
-            self.add(None, format!("it is of class {class}"), "routes", route);
+            self.add(None, format!("its priority class is {class}"), "routes", route);
         }
         for degraded in list(record, "degraded") {
             let (mode, action) = (text(degraded, "mode"), text(degraded, "action"));
@@ -95,7 +95,7 @@ impl RequestExplanation<'_> {
             self.add(None, step, "degradations", mode);
         }
         if let Some(cache) = record["cache"].as_str() {
-            self.add(None, format!("the cache had: {cache}"), "routes", route);
+            self.add(None, format!("cache result: {cache}"), "routes", route);
         }
         if let Some(waited) = record["wait_ms"].as_f64() {
             let step = format!("it waited {} for capacity or the end of a hold", time(waited));
@@ -162,7 +162,7 @@ impl RequestExplanation<'_> {
             "complete" => format!("the client received {status}"),
             "local_response" => format!("Outrigger answered {status}: {reason}"),
             "interrupted" => format!("the response ({status}) was cut: {reason}"),
-            "client_disconnected" => "the client left before the end".to_owned(),
+            "client_disconnected" => "the client disconnected before the end".to_owned(),
             other => format!("it ended as {other} with {status}"),
         };
         let took = record["duration_ms"].as_f64();
@@ -192,7 +192,7 @@ mod tests {
         let texts: Vec<_> = steps.iter().map(|step| step.text.as_str()).collect();
         let expected = [
             "POST /v1/chat matched route chat",
-            "it is of class high",
+            "its priority class is high",
             "it waited 120 ms for capacity or the end of a hold",
             "c/c:443 was passed over: breaker open",
             "attempt 1 to a/a:443: 503 after 80 ms (failure), overloaded",

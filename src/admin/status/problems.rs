@@ -151,7 +151,7 @@ impl ProblemList<'_> {
                 None => format!("the breaker of {key} is {state}"),
             };
             let event = self.event("breaker", &key);
-            let command = format!("outrigger breakers {}", status.provider);
+            let command = "outrigger breakers".to_owned();
             let problem = self.critical("breaker_open", &key, what, command);
             (problem.since, problem.why) = event.map(|event| (event.at, event.detail)).unzip();
         }
@@ -177,7 +177,7 @@ impl ProblemList<'_> {
                 continue;
             }
             let (left, why) = (seconds(*remaining_ms), Some(held.cause()));
-            let command = format!("outrigger breakers {}", key.split('/').next().unwrap_or(key));
+            let command = "outrigger breakers".to_owned();
             let problem = match reason.as_str() {
                 "credential" => {
                     let what = format!(
@@ -265,7 +265,7 @@ impl ProblemList<'_> {
             let name = mode.name.as_str();
             let what = format!("degradation mode {name} is in force");
             let why = self.event("degradation", name).map(|event| event.detail);
-            let command = format!("outrigger degrade {name}");
+            let command = "outrigger degrade".to_owned();
             let since = rfc3339(episode.began);
             let problem = self.warning("degraded", name, what, command);
             (problem.since, problem.why) = (Some(since), why);

@@ -29,17 +29,18 @@ pub struct EventsArgs {
 }
 
 pub fn run(args: &EventsArgs) -> Result<(), String> {
-    let mut query = format!("limit={}", args.limit);
+    let mut query = String::new();
     if !args.kind.is_empty() {
         query.push_str(&format!("&kind={}", encode(&args.kind.join(","))));
     }
     query.extend(args.key.iter().map(|key| format!("&key={}", encode(key))));
     if !args.follow {
-        let text = args.admin.get(&format!("/api/events?{query}"))?.print(list)?;
+        let path = format!("/api/events?limit={}{query}", args.limit);
+        let text = args.admin.get(&path)?.print(list)?;
         let _ = print_line(&text);
         return Ok(());
     }
-    follow(&args.admin, &format!("/api/events/stream?{query}"), |event| {
+    follow(&args.admin, &format!("/api/events/stream?{}", query.trim_start_matches('&')), |event| {
         let line = if args.admin.json {
             event.data.clone()
         } else {

@@ -199,6 +199,11 @@ impl BreakerCell {
         enforced && local.kind() != StateKind::Closed && local.would_admit(now).is_ok()
     }
 
+    /// Counts a selection from which the breaker excluded its endpoint.
+    pub fn count_rejection(&self) {
+        self.rejections.inc();
+    }
+
     /// Admits one attempt.
     ///
     /// # Errors

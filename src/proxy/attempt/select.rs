@@ -192,7 +192,10 @@ fn check_candidate(
     if !usable {
         return Err(unavailable);
     }
-    if let Some(Err(rejection)) = breaker.map(|breaker| breaker.check(now)) {
+    if let Some(breaker) = breaker
+        && let Err(rejection) = breaker.check(now)
+    {
+        breaker.count_rejection();
         return Err(Unavailable::rejected(rejection));
     }
     check_capacity(request, of, now)
