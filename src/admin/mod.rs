@@ -5,6 +5,7 @@
 //! `docs/reference/admin-api.md` is generated from the routes. `ui` serves the dashboard. A second listener can serve metrics
 //! and health alone, for scrapes from outside the pod.
 
+pub mod analytics;
 mod auth;
 pub mod benchmarks;
 pub mod breakers;
@@ -19,6 +20,7 @@ mod metrics;
 pub mod openapi;
 pub mod providers;
 pub mod queue;
+pub mod recommendations;
 mod routes;
 pub mod selection;
 pub mod state;
@@ -40,6 +42,8 @@ use state::AdminState;
 fn all_routes() -> ApiRoutes {
     metrics::routes()
         .merge(status::routes())
+        .merge(analytics::routes())
+        .merge(recommendations::routes())
         .merge(breakers::routes())
         .merge(providers::routes())
         .merge(degradation::routes())

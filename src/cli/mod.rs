@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod admin_client;
+mod analytics;
 mod backup;
 mod bench;
 mod breakers;
@@ -93,6 +94,27 @@ enum Command {
         outrigger status\n  \
         outrigger status --admin 10.0.0.7:8701 --admin-token file:/run/secrets/admin --json")]
     Status(AdminArgs),
+    /// Show the retries and hedges of each route in the last hour, and the retry policy in force.
+    ///
+    /// RETRIES counts the attempts after the first by the outcome that caused them. SAVED is the number of requests that a retry completed after their first attempt had failed, ADDED the median time that such a request spent before its last attempt. NOT RETRIED counts failed attempts that no retry followed, by reason. BUDGET is the retries allowed for each request, EXTRA COST the cost of retries and hedges, AT the place of the policy.
+    #[command(after_help = "Examples:\n  \
+        outrigger retry\n  \
+        outrigger retry --json")]
+    Retry(AdminArgs),
+    /// Show how the attempts of each route were spread over its endpoints in the last hour.
+    ///
+    /// WANTED is the share that the policy wants, SEEN the share of the attempts. P50 and P95 are times to the first byte at the provider, CAPACITY is the used share of its limits now. STATE says why an endpoint takes no requests now.
+    #[command(after_help = "Examples:\n  \
+        outrigger balance\n  \
+        outrigger balance --json")]
+    Balance(AdminArgs),
+    /// Show changes of the policy that the figures of the last hour call for.
+    ///
+    /// Each with its figures, the place in the policy and a change that helps. Nothing is shown without a minimum of traffic.
+    #[command(after_help = "Examples:\n  \
+        outrigger recommendations\n  \
+        outrigger recommendations --json")]
+    Recommendations(AdminArgs),
     Requests(watch::requests::RequestsArgs),
     Why(watch::requests::WhyArgs),
     Tap(watch::tap::TapArgs),
@@ -124,6 +146,9 @@ pub fn main() -> ExitCode {
         Command::Schema => check::schema(),
         Command::Explain(args) => explain::run(&args),
         Command::Status(admin) => status::run(&admin),
+        Command::Retry(admin) => print(analytics::retry(&admin)),
+        Command::Balance(admin) => print(analytics::balance(&admin)),
+        Command::Recommendations(admin) => print(analytics::recommendations(&admin)),
         Command::Requests(args) => print(watch::requests::run(&args)),
         Command::Why(args) => print(watch::requests::why(&args)),
         Command::Events(args) => exit(watch::events::run(&args)),

@@ -56,6 +56,8 @@ pub const SAMPLED: &[&str] = &[
     "connections_rejected",
     "buffered_bytes",
     "admin_changes",
+    "retries_succeeded",
+    "retry_added_seconds",
 ];
 
 /// Those that are also sampled every second, for the rates of the last minute.

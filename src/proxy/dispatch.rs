@@ -14,6 +14,7 @@ use super::attempt::retry::{AttemptDenied, next_attempt};
 use super::attempt::select::Selection;
 use super::degradation::apply::degraded;
 use super::downstream::problem::Problem;
+use crate::clock;
 use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::Route;
 
@@ -66,9 +67,17 @@ pub async fn attempts(
     route: &Route,
     mut selection: Box<Selection>,
 ) -> DispatchOutcome {
+    let mut retried = None;
     loop {
         let (class, last) = match attempt_or_hedge(request, route, selection).await {
-            AttemptResult::Commit(response) => return Ok(response),
+            AttemptResult::Commit(response) => {
+                if let Some((class, added)) = retried
+                    && response.head.status.as_u16() < 400
+                {
+                    route.count_retry_succeeded(&request.worker.live.metrics, class, added);
+                }
+                return Ok(response);
+            }
             AttemptResult::Failed(AttemptClass::Ignored, LastResponse::Problem(problem)) => {
                 return Err(problem);
             }
@@ -77,7 +86,8 @@ pub async fn attempts(
         match next_attempt(request, route, Some(class)).await {
             Ok(next) => {
                 discard(request, &last);
-                selection = next;
+                let added = clock::now().saturating_duration_since(request.body.taken());
+                (selection, retried) = (next, Some((class, added)));
             }
             Err(denied) => return give_up(request, route, &denied, last),
         }

@@ -15,7 +15,7 @@ pub mod reload_requests;
 pub mod watch;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Method};
@@ -37,7 +37,7 @@ use crate::resilience::balance::balancer::BalancerCandidate;
 use crate::resilience::outcome::AttemptClass;
 use crate::stream::interpret::Interpreter;
 use crate::telemetry::access_log::RouteLog;
-use crate::telemetry::metrics::{Metrics, PolicyNames, ReasonLabels};
+use crate::telemetry::metrics::{Metrics, PolicyNames, ReasonLabels, RouteLabels};
 
 pub use degradation::{DegradationMode, RouteMode, RouteModes};
 pub use endpoint::Endpoint;
@@ -209,6 +209,13 @@ impl Route {
     /// Counts a hedged attempt.
     pub fn count_hedge(&self, metrics: &Metrics, result: &'static str) {
         metrics.hedges.with(&self.reason(result)).inc();
+    }
+
+    /// Counts a request that a retry completed, which spent this long before its last attempt.
+    pub fn count_retry_succeeded(&self, metrics: &Metrics, after: AttemptClass, added: Duration) {
+        metrics.retries_succeeded.with(&self.reason(after.as_str())).inc();
+        let labels = RouteLabels { route: self.policy.name.clone() };
+        metrics.retry_added_seconds.with(&labels).observe(added.as_secs_f64());
     }
 
     fn reason(&self, reason: &'static str) -> ReasonLabels {

@@ -144,6 +144,8 @@ metrics! {
     request_duration_seconds: series Histogram [RouteLabels], "Time from the request head to the last byte of the response";
     local_responses: series Counter [ReasonLabels], "Responses that Outrigger produced itself, by problem type";
     retries: series Counter [ReasonLabels], "Attempts after the first, by the outcome that caused them";
+    retries_succeeded: series Counter [ReasonLabels], "Requests that a retry completed after their first attempt had failed, by the outcome that caused the retry";
+    retry_added_seconds: series Histogram [RouteLabels], "Time that such a request spent before its last attempt";
     retry_denied: series Counter [ReasonLabels], "Failed attempts that no retry followed, by reason";
     retry_budget: family Ratio [RouteLabels], "Retries that the budget allows now";
     retry_cost_budget: family Ratio [RouteLabels], "Cost that retries may still cause now, in the currency of the route's budget";

@@ -56,8 +56,11 @@ const ORDERS: &[(&str, &[&str])] = &[
             "downstream",
         ],
     ),
-    ("admin", &["mod", "benchmarks history status", "*", "openapi"]),
-    ("cli", &["mod watch bench setup *"]),
+    (
+        "admin",
+        &["mod", "recommendations", "analytics", "benchmarks history status", "*", "openapi"],
+    ),
+    ("cli", &["mod analytics watch bench setup *"]),
     ("benchmark", &["mod", "runner local", "run schedule", "*", "history", "report"]),
     ("fleet", &["*", "redis"]),
     ("jobs", &["mod", "*", "sharing"]),

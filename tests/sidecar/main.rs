@@ -13,6 +13,7 @@ mod support;
 
 mod access_records;
 mod affinity;
+mod analytics;
 mod attack;
 mod bench_cli;
 mod benchmark_history;

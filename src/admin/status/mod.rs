@@ -205,7 +205,12 @@ impl EndpointStatus {
 }
 
 /// Why an endpoint takes no requests now, or none for some models.
-fn obstacle(live: &Live, provider: &Provider, endpoint: &Endpoint, now: Instant) -> Option<String> {
+pub fn obstacle(
+    live: &Live,
+    provider: &Provider,
+    endpoint: &Endpoint,
+    now: Instant,
+) -> Option<String> {
     let obstacle = EndpointObstacle::of(provider, endpoint, || None, 0.0, now);
     obstacle.map(|obstacle| obstacle.why).or_else(|| {
         let breakers = live.breakers_under(&endpoint.key);
