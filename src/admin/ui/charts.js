@@ -1,6 +1,8 @@
 // Charts over time: a large one by uPlot, and a sparkline for tables.
 import { html, useEffect, useMemo, useRef, useState } from './dom.js';
-import { Icon } from './parts.js';
+import { usePoll } from './api.js';
+import { Card, Choice, Icon, Loaded, State } from './parts.js';
+import { marks as marksOf } from './events.js';
 import * as format from './format.js';
 import { themeChange } from './theme_choice.js';
 
@@ -128,6 +130,30 @@ function line(ctx, x, y, toX, toY) {
   ctx.moveTo(x, y);
   ctx.lineTo(toX, toY);
   ctx.stroke();
+}
+
+// ---- history -----------------------------------------------------------------------------------
+
+const RANGES = [['30m', '30 min'], ['6h', '6 h'], ['24h', '24 h'], ['7d', '7 d']];
+const MOST_LINES = 6;
+
+/**
+ * A box with the history of a metric. `query` is that of `/api/series` without its times; `lines(data)` makes the
+ * series of the chart. Events of the policy, breakers and modes are marks. The chart stays while another range is read.
+ */
+export function History({ title, note, query, lines, ...chart }) {
+  const [range, setRange] = useState('30m');
+  const value = usePoll(`/api/series?${query}&from=${range}`, 5000);
+  const events = usePoll('/api/events?kind=policy,breaker,degradation&limit=500', 3000).data?.events ?? [];
+  const shown = useRef(value);
+  if (value.data || value.error) shown.current = value;
+  return html`<${Card} title=${title} note=${note} actions=${html`<${Choice} label="Time range" value=${range} onChange=${setRange} options=${RANGES} />`}>
+    <${Loaded} of=${shown.current} absent="This sidecar keeps no history of its metrics.">${(data) => {
+      const all = lines(data).filter((one) => one.values.some((figure) => figure != null));
+      if (!all.length) return html`<${State} title="No figures in this time" />`;
+      return html`<${Chart} label=${title} at=${data.at} series=${all.slice(0, MOST_LINES)} marks=${marksOf(events)} ...${chart} />
+        ${all.length > MOST_LINES && html`<p class="muted small">${MOST_LINES} of ${all.length} are shown.</p>`}`;
+    }}<//><//>`;
 }
 
 // ---- sparkline ---------------------------------------------------------------------------------

@@ -139,6 +139,12 @@ export function sentence(text, name) {
   return `${isName ? words.charAt(0) : words.charAt(0).toUpperCase()}${words.slice(1)}${/[.!?]$/.test(words) ? '' : '.'}`;
 }
 
+/** A code of the API as words: `may_have_been_processed` is May have been processed. */
+export function words(code) {
+  const text = visible(code, 80).replaceAll('_', ' ');
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
 const invisible = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 
 /** A name from outside: marks that cannot be seen, or that turn the text around, become visible. */

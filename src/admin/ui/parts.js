@@ -112,6 +112,38 @@ export function Loaded({ of, children, absent }) {
   return html`<${State} title="This page could not be loaded">${format.visible(error.message, 300)}<//>`;
 }
 
+/** The answer of a page in one sentence. `tone` is `good`, `warn`, `bad` or `info`. */
+export function Verdict({ tone, children }) {
+  return html`<p class="summary"><span class=${`tone-${tone}`}><${Icon} name=${BADGE_ICONS[tone]} size=${22} /></span><span>${children}</span></p>`;
+}
+
+/** Counts with bars: `[{label, count, note, tone}]`. */
+export function Tally({ of, empty = 'None' }) {
+  const most = Math.max(1, ...of.map(({ count }) => count));
+  if (!of.length) return html`<p class="muted">${empty}</p>`;
+  return html`<ul class="tally">${of.map(({ label, count, note, tone = '' }) => html`<li key=${label}><span class="name">${label}${note && html`<span class="sub">${note}</span>`}</span>
+    <${Bar} share=${count / most} tone=${tone} /><strong>${format.number(count)}</strong></li>`)}</ul>`;
+}
+
+const settingText = (value) => {
+  if (Array.isArray(value)) return value.map(settingText).join(', ');
+  if (value && typeof value === 'object') return Object.entries(value).map(([key, one]) => `${key}: ${settingText(one)}`).join(', ');
+  return String(value);
+};
+
+/** Settings of the policy as it has them, in a part that opens. */
+export function Settings({ of, title = 'Policy in force' }) {
+  const entries = Object.entries(of ?? {}).filter(([, value]) => value != null);
+  if (!entries.length) return null;
+  return html`<details class="help"><summary>${title}</summary><div><${Facts} of=${entries.map(([key, value]) => [html`<code>${format.visible(key, 60)}</code>`, format.visible(settingText(value), 300)])} /></div></details>`;
+}
+
+/** Text of several lines that keeps its layout. */
+export function Snippet({ label, tone = '', children }) {
+  const text = String(children ?? '').split('\n').slice(0, 200).map((line) => format.visible(line, 400)).join('\n');
+  return html`<pre class=${`snippet ${tone}`} tabindex="0" role="group" aria-label=${label}>${text}</pre>`;
+}
+
 /** The error of a form or an action. */
 export function Failure({ error }) {
   return error ? html`<p class="notice bad" role="alert">${format.visible(error.message, 600)}</p>` : null;
@@ -194,7 +226,7 @@ export function Field({ label, help, value, onInput, type = 'text', required, pl
 /**
  * Asks for duration and reason, then makes a change. `run({for, reason, by})` returns a promise; `done` is the toast.
  */
-export function ChangeDialog({ title, text, verb, danger, withDuration = true, withReason = true, defaultDuration = '', run, done, onClose, children }) {
+export function ChangeDialog({ title, text, verb, danger, withDuration = true, withReason = true, defaultDuration = '', durationHelp = 'Such as 90s, 10m or 2h. Empty: until it is undone.', run, done, onClose, children }) {
   const [lasts, setLasts] = useState(defaultDuration);
   const [reason, setReason] = useState('');
   const [by, setBy] = useState(operator.value);
@@ -212,7 +244,7 @@ export function ChangeDialog({ title, text, verb, danger, withDuration = true, w
     foot=${html`<button type="button" class="button" onClick=${onClose}>Cancel</button><button type="submit" class=${danger ? 'button danger primary' : 'button primary'} disabled=${busy}>${busy ? 'Sending' : verb}</button>`}>
     ${text && html`<p class="muted">${text}</p>`}${children}
     ${withReason && html`<${Field} label="Reason" help="For the audit log and for the next operator." value=${reason} onInput=${setReason} autofocus />`}
-    ${withDuration && html`<${Field} label="Lasts" help="Such as 90s, 10m or 2h. Empty: until it is undone." value=${lasts} onInput=${setLasts} placeholder="10m" />`}
+    ${withDuration && html`<${Field} label="Lasts" help=${durationHelp} value=${lasts} onInput=${setLasts} placeholder="10m" />`}
     ${withReason && html`<${Field} label="Your name" help="Optional, for the audit log." value=${by} onInput=${setBy} />`}
     <${Failure} error=${error} />
   <//>`;

@@ -169,9 +169,10 @@ function Routes({ routes }) {
   return html`<${Card} title="Routes" flush><${Table} label="Routes" columns=${columns} rows=${routes} rowKey=${(row) => row.name} empty="The policy has no route" /><//>`;
 }
 
-/** Advice from the figures of the last hour; nothing where there is none. */
-function Recommendations() {
-  const found = usePoll('/api/recommendations', 10_000).data?.recommendations ?? [];
+/** Advice from the figures of the last hour, of all codes or of some; nothing where there is none. */
+export function Recommendations({ codes }) {
+  const all = usePoll('/api/recommendations', 10_000).data?.recommendations ?? [];
+  const found = codes ? all.filter(({ code }) => codes.includes(code)) : all;
   if (!found.length) return null;
   return html`<${Card} title="Recommendations" note="From the figures of the last hour" flush><ul class="problems">${found.map((one) => html`<li class="problem" key=${`${one.code} ${one.subject}`}>
     <div><${Badge}>Advice<//></div><div><h3>${format.visible(format.sentence(one.text, one.subject), 500)}</h3><p>${format.visible(format.sentence(one.suggestion), 500)} <${Source}>${one.source}<//></p>
