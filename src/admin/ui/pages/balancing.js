@@ -32,7 +32,7 @@ function Route({ route }) {
   const columns = [
     { label: 'Endpoint', lead: true, cell: (row) => html`<strong><${Name}>${row.endpoint}<//></strong>${row.obstacle ? html`<div><${Badge} tone="bad">${format.visible(row.obstacle, 120)}<//></div>` : ''}` },
     { label: 'Share', help: 'The bar is the share seen, the mark the share wanted', full: true, cell: (row) => share(row) },
-    endpoints.some((row) => row.weight != null) && { label: 'Weight', num: true, cell: (row) => format.compact(row.weight) },
+    endpoints.some((row) => row.weight != null) && { label: 'Weight', num: true, cell: (row) => format.number(row.weight) },
     { label: 'Attempts', num: true, cell: (row) => format.number(row.attempts) },
     { label: 'First byte', num: true, help: 'Median and p95', cell: (row) => html`${format.duration(row.p50_ms)}<span class="sub">p95 ${format.duration(row.p95_ms)}</span>` },
     { label: 'Capacity', help: 'Used share of the concurrency limit', cell: (row) => html`${format.percent(row.capacity_used)}<span class="sub bar-line"><${Bar} share=${row.capacity_used} tone=${row.capacity_used >= 0.95 ? 'bad' : row.capacity_used >= 0.8 ? 'warn' : ''} /></span>` },
