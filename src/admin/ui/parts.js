@@ -141,7 +141,7 @@ export function Settings({ of, title = 'Policy in force' }) {
 /** Text of several lines that keeps its layout. */
 export function Snippet({ label, tone = '', children }) {
   const text = String(children ?? '').split('\n').slice(0, 200).map((line) => format.visible(line, 400)).join('\n');
-  return html`<pre class=${`snippet ${tone}`} tabindex="0" role="group" aria-label=${label}>${text}</pre>`;
+  return html`<pre class=${`snippet ${tone} ${text.includes('\n') ? '' : 'wrap'}`} tabindex="0" role="group" aria-label=${label}>${text}</pre>`;
 }
 
 /** The error of a form or an action. */

@@ -118,7 +118,7 @@ function Day({ modes, episodes }) {
         const width = Math.min(1 - left, (one.seconds * 1000) / DAY_MS);
         return html`<i key=${one.began} class=${one.shadow ? 'shadow' : 'open'} style=${{ left: `${left * 100}%`, width: `${width * 100}%` }}></i>`;
       })}</div></li>`;
-    })}<li class="axis" aria-hidden="true"><span>24 h ago</span><span>now</span></li></ul><//>`;
+    })}</ul><div class="axis" aria-hidden="true"><span>24 h ago</span><span>now</span></div><//>`;
 }
 
 const ENDS = { condition: 'the condition ended', override: 'by hand', removed: 'removed from the policy', restart: 'the sidecar restarted' };
@@ -128,8 +128,8 @@ function Episodes({ episodes }) {
     { label: 'Mode', lead: true, cell: (row) => html`<strong><${Name}>${row.mode}<//></strong>${row.shadow && html` <${Badge}>Shadow<//>`}` },
     { label: 'Began', cell: (row) => html`<${Time} at=${row.began} />` },
     { label: 'Lasted', num: true, cell: (row) => html`${format.duration(row.seconds * 1000)}${!row.ended && !row.ended_by && html`<span class="sub tone-bad">so far</span>`}` },
-    { label: 'Cause', full: true, cell: (row) => causeOf(row.cause) },
-    { label: 'Requests', num: true, cell: (row) => html`${format.number(row.impact?.requests)}<span class="sub">${effects(row.impact)}</span>` },
+    { label: 'Cause', full: true, cell: (row) => html`<div class="wide-cell">${causeOf(row.cause)}</div>` },
+    { label: 'Requests', cell: (row) => html`${format.number(row.impact?.requests)}<span class="sub">${effects(row.impact)}</span>` },
     { label: 'Errors avoided', num: true, cell: (row) => format.number(row.impact?.errors_avoided) },
     { label: 'Recovery', cell: (row) => (row.ended_by ? html`${ENDS[row.ended_by] ?? format.words(row.ended_by)}${row.ended && html`<span class="sub"><${Time} at=${row.ended} /></span>`}` : html`<${Badge} tone="warn" icon="wait">Not yet<//>`) },
   ];

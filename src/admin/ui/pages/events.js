@@ -92,8 +92,8 @@ function List({ list, live, setLive, isFiltered }) {
   if (!events) return html`<section class="card"><${State} title=${error ? (error.isDisconnected ? 'The sidecar does not respond' : 'Events could not be read') : 'Loading'}>${error && format.visible(error.message, 300)}<//></section>`;
   const columns = [
     { label: 'Time', cell: (row) => html`<${Time} at=${row.at} /><span class="sub"><${Ago} at=${row.at} /></span>` },
-    { label: 'Kind', cell: (row) => KINDS[row.kind] ?? format.words(row.kind) },
-    { label: 'Key', lead: true, cell: (row) => html`<button type="button" class="link-button" title="Only events of this key" onClick=${() => replaceQuery({ key: row.key })}><${Name}>${row.key}<//></button>` },
+    { label: 'Kind', cell: (row) => html`<span class="nowrap">${KINDS[row.kind] ?? format.words(row.kind)}</span>` },
+    { label: 'Key', lead: true, cell: (row) => html`<div class="wide-cell"><button type="button" class="link-button" title="Only events of this key" onClick=${() => replaceQuery({ key: row.key })}><${Name}>${row.key}<//></button></div>` },
     { label: 'State', blank: (row) => !stateOf(row), cell: (row) => html`<${EventState} event=${row} />` },
     { label: 'Detail', full: true, cell: (row) => html`${format.visible(format.sentence(row.detail), 600)}${row.cause && !String(row.detail).includes(row.cause) && html`<span class="sub">${format.visible(format.words(causeOf(row)), 200)}</span>`}` },
   ];
