@@ -86,7 +86,7 @@ pub async fn attempts(
         match next_attempt(request, route, Some(class)).await {
             Ok(next) => {
                 discard(request, &last);
-                let added = clock::now().saturating_duration_since(request.body.taken());
+                let added = clock::now().saturating_duration_since(request.body.received_at());
                 (selection, retried) = (next, Some((class, added)));
             }
             Err(denied) => return give_up(request, route, &denied, last),
