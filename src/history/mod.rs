@@ -16,7 +16,7 @@ pub mod series_table;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock;
 use crate::history::memory::MetricHistory;
@@ -71,7 +71,10 @@ async fn sample(
             continue;
         }
         gauges::refresh(live, &current.load_full(), clock::now());
-        gauges::refresh_jobs(&live.metrics, &current.load_full(), store.as_ref()).await;
+        let jobs = current.load_full();
+        let jobs = gauges::refresh_jobs(&live.metrics, &jobs, store.as_ref());
+        // A disk that is too slow delays no sample.
+        let _ = timeout(SECOND, jobs).await;
         let sample = history.with(|state| all.read(&mut state.table, number));
         history.push_slot(slot * SLOT_SECONDS, &sample);
         if let Some(writes) = &mut writes {
