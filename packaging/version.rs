@@ -4,6 +4,8 @@
 //! repository. Without either (a source archive, no git) it is the version alone. Other builds do not
 //! read the commit, so that a commit does not make them compile anew.
 
+#![allow(clippy::print_stdout)]
+
 use std::env;
 use std::path::Path;
 use std::process::Command;
