@@ -19,7 +19,7 @@ export function Benchmarks() {
     ${dialog && html`<${ChangeDialog} ...${dialog} onClose=${() => setDialog(null)} />`}<//>`;
 }
 
-const missed = (run) => (run?.thresholds ?? []).filter((one) => one.holds === false);
+const missed = (run) => (run?.state === 'done' ? (run.thresholds ?? []).filter((one) => one.holds === false) : []);
 const isRunning = (run) => run?.state === 'running';
 const listOf = (items) => items.join('; ');
 

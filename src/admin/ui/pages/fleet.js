@@ -15,7 +15,7 @@ export function Fleet() {
 function Alone() {
   return html`<section class="card"><div class="state"><strong>This host is in no fleet</strong>
     <p>Its breakers, holds and limits are its own. Hosts that are started with the same Redis and the same name share them, and each still decides by itself while Redis is away.</p>
-    <p><${Command}>outrigger run --redis redis://10.0.0.5:6379 --fleet production<//></p></div></section>`;
+    <${Command}>outrigger run --redis redis://10.0.0.5:6379 --fleet production<//></div></section>`;
 }
 
 function Answer({ fleet }) {

@@ -14,7 +14,7 @@ export function Policies() {
         <p><${Command}>outrigger check<//></p></div><//>`}
       <${InForce} inForce=${inForce} />
       ${load?.warnings.length > 0 && html`<${Card} title="Warnings" note=${format.plural(load.warnings.length, 'warning')}><div class="stack tight">${load.warnings.map((warning, index) => html`<${Snippet} key=${index} label=${`Warning ${index + 1}`} tone="warn">${warning}<//>`)}</div><//>`}
-      <${Changes} changes=${load?.changes ?? []} />
+      ${isGood(load) && html`<${Changes} changes=${load?.changes ?? []} />`}
       <${Recommendations} codes=${['route_never_matched']} />
       <${Loads} />`}<//><//>`;
 }
