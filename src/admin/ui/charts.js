@@ -24,7 +24,7 @@ export function Chart({ label, at, series, show = format.compact, height = 200, 
   const [pointed, setPointed] = useState(null);
   current.current = { marks, lines, show, setPointed };
   const shape = JSON.stringify([series.map((one) => [one.label, one.color, one.dashed]), Boolean(band), height]);
-  const data = useMemo(() => [at, ...series.map((one) => one.values), ...(band ? [band.high, band.low] : [])], [at, series, band]);
+  const data = useMemo(() => [at, ...(band ? [band.high, band.low] : []), ...series.map((one) => one.values)], [at, series, band]);
 
   useEffect(() => {
     const build = () => {
@@ -71,7 +71,6 @@ function chartOptions({ series, band, height, from, current, width }) {
     label: one.label, stroke: color(one.color ?? colorName(index)), width: 1.6, dash: one.dashed ?? DASHES[index % 6], points: { show: false }, spanGaps: false,
   }));
   const edges = band ? [{ stroke: 'transparent', points: { show: false } }, { stroke: 'transparent', points: { show: false } }] : [];
-  const first = series.length + 1;
   return {
     width, height,
     legend: { show: false },
@@ -79,8 +78,8 @@ function chartOptions({ series, band, height, from, current, width }) {
     padding: [8, 8, 0, 0],
     scales: { x: { time: true }, y: { range: (_, low, high) => range(from, low, high, current.current.lines) } },
     axes: [{ ...axis, size: 28, values: timeLabels }, { ...axis, size: 62, values: (_, values) => values.map((value) => current.current.show(value)) }],
-    series: [{}, ...lines, ...edges],
-    bands: band ? [{ series: [first, first + 1], fill: color('--accent-soft') }] : [],
+    series: [{}, ...edges, ...lines],
+    bands: band ? [{ series: [1, 2], fill: color('--accent-soft') }] : [],
     hooks: {
       draw: [(plot) => drawMarks(plot, current.current)],
       setCursor: [(plot) => current.current.setPointed(plot.cursor.idx ?? null)],
@@ -151,7 +150,7 @@ export function History({ title, note, query, lines, ...chart }) {
     <${Loaded} of=${shown.current} absent="This sidecar keeps no history of its metrics.">${(data) => {
       const all = lines(data).filter((one) => one.values.some((figure) => figure != null));
       if (!all.length) return html`<${State} title="No figures in this time" />`;
-      return html`<${Chart} label=${title} at=${data.at} series=${all.slice(0, MOST_LINES)} marks=${marksOf(events)} ...${chart} />
+      return html`<${Chart} label=${title} at=${data.at} series=${all.slice(0, MOST_LINES)} marks=${merged(marksOf(events), (data.at.at(-1) - data.at[0]) / 40)} ...${chart} />
         ${all.length > MOST_LINES && html`<p class="muted small">${MOST_LINES} of ${all.length} are shown.</p>`}`;
     }}<//><//>`;
 }

@@ -30,7 +30,7 @@ function Answer({ routes }) {
 function Route({ route }) {
   const { name, source, algorithm, policy, endpoints, last_hour: hour } = route;
   const columns = [
-    { label: 'Endpoint', lead: true, cell: (row) => html`<strong><${Name}>${row.endpoint}<//></strong>${row.obstacle ? html`<div><${Badge} tone="bad">${format.visible(row.obstacle, 120)}<//></div>` : ''}` },
+    { label: 'Endpoint', lead: true, cell: (row) => html`<strong><${Name}>${row.endpoint}<//></strong>${row.obstacle ? html`<div><${Badge} tone="bad">${format.visible(row.obstacle, 120)}<//></div>` : ''}${row.shared_with?.length > 0 && html`<span class="sub">shared with ${row.shared_with.map((one) => format.visible(one, 60)).join(', ')}</span>`}` },
     { label: 'Share', help: 'The bar is the share seen, the mark the share wanted', full: true, cell: (row) => share(row) },
     endpoints.some((row) => row.weight != null) && { label: 'Weight', num: true, cell: (row) => format.number(row.weight) },
     { label: 'Attempts', num: true, cell: (row) => format.number(row.attempts) },

@@ -1,7 +1,7 @@
 // Degradation: each mode with its readings, thresholds and actions; changes by hand; and episodes.
 import { html, useState } from '../dom.js';
 import { change, useNow, usePoll } from '../api.js';
-import { Ago, Badge, Bar, Card, ChangeDialog, Facts, Loaded, Name, Page, State, Table, Tally, Time, Verdict } from '../parts.js';
+import { Ago, Badge, Bar, Card, ChangeDialog, Facts, Loaded, Name, Page, State, Table, Time, Verdict } from '../parts.js';
 import * as format from '../format.js';
 
 const DAY_MS = 86_400_000;
@@ -52,10 +52,11 @@ function Mode({ mode, onChange }) {
       <div><h3>Now</h3><${Facts} of=${[
         ['Since', mode.since ? html`<${Ago} at=${mode.since} />` : null],
         ['Cause', causeOf(mode.cause)],
+        ['Affected', mode.impact ? `${format.plural(mode.impact.requests, 'request')}${effects(mode.impact) && `: ${effects(mode.impact)}`}; ${format.plural(mode.impact.errors_avoided, 'error')} avoided` : null],
         ['Override', mode.override ? overrideOf(mode.override) : null],
         ['Routes', mode.routes.length ? mode.routes.map((route) => format.visible(route, 60)).join(', ') : 'none'],
         ['Entered after', format.duration(mode.for_ms)], ['Left after', format.duration(mode.recover_after_ms)],
-      ]} />${mode.impact && html`<${Impact} impact=${mode.impact} />`}</div></div><//>`;
+      ]} /></div></div><//>`;
 }
 
 function overrideOf({ state, by, reason, remaining_ms: left }) {
@@ -96,11 +97,6 @@ function causeOf(cause) {
   if (cause.by === 'override') return format.visible(['by hand', cause.note?.by, cause.note?.reason].filter(Boolean).join(', '), 300);
   const met = cause.signals.filter((signal) => signal.met);
   return met.map(({ signal, value }) => `${format.visible(signal, 200)}${value == null ? '' : ` (${thresholdOf(signal).show(value)})`}`).join('; ') || 'its condition';
-}
-
-function Impact({ impact }) {
-  const rows = Object.entries(EFFECTS).filter(([key]) => impact[key]).map(([key, label]) => ({ label, count: impact[key] }));
-  return html`<p class="small muted">${format.plural(impact.requests, 'request')} affected, ${format.plural(impact.errors_avoided ?? 0, 'error')} avoided</p>${rows.length > 0 && html`<${Tally} of=${rows} />`}`;
 }
 
 function Day({ modes, episodes }) {

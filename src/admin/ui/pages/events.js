@@ -1,5 +1,5 @@
 // Events: changes of state, newest first, with a filter; new ones arrive by the stream.
-import { html, useEffect, useRef, useState, useUniqueId } from '../dom.js';
+import { html, useEffect, useState, useUniqueId } from '../dom.js';
 import { get } from '../api.js';
 import { Ago, Badge, Card, Choice, Icon, Name, Page, State, Table, Time } from '../parts.js';
 import { replaceQuery, useRoute } from '../router.js';
@@ -7,7 +7,6 @@ import { KINDS, causeOf, newest, stateOf } from '../events.js';
 import * as format from '../format.js';
 
 const PAGE = 100;
-const TYPING_MS = 250;
 const GOOD = ['closed', 'left', 'applied', 'attached', 'recovery', 'normal', 'done', 'undrained', 'resumed'];
 const BAD = ['open', 'entered', 'rejected', 'detached', 'regression', 'dead', 'expired', 'missed', 'failed', 'alarm'];
 
@@ -62,28 +61,10 @@ function merge(first, second) {
 }
 
 function Filter({ kind, value }) {
-  const [text, setText] = useState(value);
   const id = useUniqueId('key');
-  const timer = useRef(0);
-  const sent = useRef(value);
-  useEffect(() => {
-    if (value !== sent.current) setText(value);
-    sent.current = value;
-  }, [value]);
-  const apply = (next) => {
-    clearTimeout(timer.current);
-    sent.current = next;
-    replaceQuery({ key: next });
-  };
-  const type = (event) => {
-    const next = event.target.value;
-    setText(next);
-    clearTimeout(timer.current);
-    timer.current = setTimeout(() => apply(next.trim()), TYPING_MS);
-  };
-  return html`<form class="filter" role="search" onSubmit=${(event) => { event.preventDefault(); apply(text.trim()); }}>
+  return html`<form class="filter" role="search" onSubmit=${(event) => event.preventDefault()}>
     <label class="visually-hidden" for=${id}>Beginning of the key</label>
-    <input id=${id} class="input mono" data-filter type="text" value=${text} onInput=${type} placeholder="Beginning of a key, such as openai/" autocomplete="off" spellcheck=${false} autocapitalize="off" />
+    <input id=${id} class="input mono" data-filter type="text" value=${value} onInput=${(event) => replaceQuery({ key: event.target.value.trimStart() })} placeholder="Beginning of a key, such as openai/" autocomplete="off" spellcheck=${false} autocapitalize="off" />
     <${Choice} label="Kind of events" value=${kind} onChange=${(next) => replaceQuery({ kind: next })} options=${[['', 'All'], ...Object.entries(KINDS)]} /></form>`;
 }
 

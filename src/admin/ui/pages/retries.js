@@ -19,10 +19,8 @@ export function Retries() {
     <${History} title="Retries per second" query="metric=retries&by=reason" lines=${(data) => data.series.filter(({ values }) => values.some((value) => value > 0)).map(({ labels, values }) => ({ label: format.words(labels.reason), values }))} /><//>`;
 }
 
-/** The share of the budget that is left; 1 without a budget. */
-function left({ budget }) {
-  return budget?.max > 0 ? budget.available / budget.max : 1;
-}
+/** Retries that the budget allows: fewer than one means that it is spent. The most depends on the traffic of the hour. */
+const left = ({ budget }) => budget?.available ?? Infinity;
 
 function Total({ routes }) {
   const hours = routes.map((route) => route.last_hour);
@@ -30,7 +28,7 @@ function Total({ routes }) {
   const retries = sum(hours, (hour) => sum(hour.retries));
   const saved = sum(hours, (hour) => hour.saved);
   const extra = sum(hours, (hour) => hour.extra_attempts);
-  const spent = routes.filter((route) => left(route) < 0.1);
+  const spent = routes.filter((route) => left(route) < 1);
   const denied = sum(hours, (hour) => sum(hour.denied.filter(({ reason }) => /budget/.test(reason))));
   const costs = {};
   for (const { extra_cost: cost } of hours) for (const [currency, amount] of Object.entries(cost ?? {})) costs[currency] = (costs[currency] ?? 0) + amount;
@@ -49,8 +47,8 @@ function Total({ routes }) {
 
 function Route({ route }) {
   const { name, source, policy, budget, last_hour: hour } = route;
-  const share = left(route);
-  const tone = share < 0.1 ? 'bad' : share < 0.4 ? 'warn' : '';
+  const share = budget?.max > 0 ? budget.available / budget.max : 1;
+  const tone = left(route) < 1 ? 'bad' : share < 0.25 && left(route) < 5 ? 'warn' : '';
   const filter = /\s/.test(name) ? 'retried' : `route:${name} retried`;
   return html`<${Card} title=${html`<${Name}>${name}<//>`} note=${html`<${Source}>${source}<//>`} actions=${html`<a class="button" href=${link('requests', { filter })}>Requests<span class="visually-hidden"> of ${format.visible(name, 60)} with retries</span></a>`}>
     <div class="columns">
@@ -61,9 +59,9 @@ function Route({ route }) {
       <div><h3>Not repeated</h3><${Tally} empty="Nothing was denied" of=${hour.denied.map(({ reason, count }) => ({ label: format.words(reason), count, tone: /budget/.test(reason) ? 'bad' : 'warn' }))} /></div>
       <div><h3>Hedges</h3><${Tally} empty="No hedge was sent" of=${(hour.hedges ?? []).map(({ result, count }) => ({ label: format.words(result), count }))} /></div>
       <div><h3>Gain and price</h3><${Facts} of=${[
-        ['Requests', format.number(hour.requests)], ['Saved', format.number(hour.saved)], ['Extra attempts', format.number(hour.extra_attempts)],
+        ['Time', hour.seconds < 3600 ? format.coarse(hour.seconds * 1000) : null], ['Requests', format.number(hour.requests)], ['Saved', format.number(hour.saved)], ['Extra attempts', format.number(hour.extra_attempts)],
         ['Extra cost', Object.keys(hour.extra_cost ?? {}).length ? format.cost(hour.extra_cost) : null],
-        ['Added time', hour.added_ms_p50 == null ? null : `${format.duration(hour.added_ms_p50)} (median of retried requests)`],
+        ['Added time', hour.added_ms_p50 == null ? null : `${format.duration(hour.added_ms_p50)} (median of saved requests)`],
       ]} /></div>
     </div><${Settings} of=${policy} /><//>`;
 }
