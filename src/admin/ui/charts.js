@@ -77,7 +77,7 @@ function chartOptions({ series, band, height, from, current, width }) {
     cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
     padding: [8, 8, 0, 0],
     scales: { x: { time: true }, y: { range: (_, low, high) => range(from, low, high, current.current.lines) } },
-    axes: [{ ...axis, size: 28, values: timeLabels }, { ...axis, size: 62, values: (_, values) => values.map((value) => current.current.show(value)) }],
+    axes: [{ ...axis, size: 28, space: 84, values: timeLabels }, { ...axis, size: 62, values: (_, values) => values.map((value) => current.current.show(value)) }],
     series: [{}, ...edges, ...lines],
     bands: band ? [{ series: [1, 2], fill: color('--accent-soft') }] : [],
     hooks: {

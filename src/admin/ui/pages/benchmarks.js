@@ -21,7 +21,6 @@ export function Benchmarks() {
 
 const missed = (run) => (run?.state === 'done' ? (run.thresholds ?? []).filter((one) => one.holds === false) : []);
 const isRunning = (run) => run?.state === 'running';
-const listOf = (items) => items.join('; ');
 
 function Answer({ benchmarks, series }) {
   if (!benchmarks && !series) return null;
@@ -31,7 +30,7 @@ function Answer({ benchmarks, series }) {
   if (series?.host_regression) parts.push('Most series are slower than usual: this host is the likely cause');
   else if (alarms) parts.push(`${format.plural(alarms, 'series is', 'series are')} worse than usual`);
   if (failing) parts.push(`${format.plural(failing, 'benchmark')} of ${benchmarks.length} missed a threshold in its last run`);
-  return html`<${Verdict} tone=${alarms || series?.host_regression ? 'bad' : failing ? 'warn' : 'good'}>${parts.length ? `${listOf(parts)}.` : 'No series is worse than usual, and no benchmark missed a threshold.'}<//>`;
+  return html`<${Verdict} tone=${alarms || series?.host_regression ? 'bad' : failing ? 'warn' : 'good'}>${parts.length ? `${parts.join('; ')}.` : 'No series is worse than usual, and no benchmark missed a threshold.'}<//>`;
 }
 
 // ---- benchmarks --------------------------------------------------------------------------------
@@ -64,7 +63,7 @@ function Benchmark({ benchmark, onChange }) {
       <div class="columns"><div><h3>Thresholds</h3><${Thresholds} run=${last} thresholds=${benchmark.thresholds} /></div>
         <div><h3>${isRunning(last) ? 'So far' : 'Last run'}</h3>${(last?.arms ?? []).map((arm) => html`<${Arm} key=${arm.target} arm=${arm} />`)}${!last && html`<p class="muted">No run is stored</p>`}</div>
         <div><h3>Run</h3><${Facts} of=${[
-          ['Target', format.visible(target, 120)], ['Load', format.visible(load, 200)],
+          ['Load', format.visible(load, 200)],
           ['Ended', last?.ended ? html`<${Ago} at=${last.ended} />` : null], ['Started by', last ? format.words(last.trigger) : null],
           ['Next', benchmark.next ? html`<${Time} at=${benchmark.next} />` : 'by hand only'],
           ['Baseline', baseline ? (baseline === last?.id ? 'this run' : html`<code>${format.visible(baseline, 30)}</code>`) : 'none'],
@@ -122,7 +121,7 @@ function Trend({ name, measure }) {
       const show = figure(measure);
       const marks = data.changes.map((one) => ({ at: Date.parse(one.began) / 1000, tone: one.worse ? 'bad' : 'info', label: one.worse ? 'became worse' : 'became better' }));
       return html`<${Chart} label=${`${measure} of ${format.visible(name, 60)}`} at=${shown.at} series=${[{ label: measure, values: shown.values }, { label: 'level', values: shown.level, color: '--muted' }]} band=${shown.band} marks=${marks} show=${show} />
-        ${data.changes.length ? html`<ul class="list">${data.changes.map((one) => html`<li class="row" key=${one.run}><${Badge} tone=${one.worse ? 'bad' : 'good'}>${one.worse ? 'Worse' : 'Better'}<//> since <${Time} at=${one.began} />: ${show(one.before)} → ${show(one.after)}</li>`)}</ul>` : html`<p class="muted small">No change of the level in ${format.plural(data.points.length, 'run')}. The band holds the middle 80 % of the runs.</p>`}`;
+        ${data.changes.length ? html`<ul class="list">${data.changes.map((one) => html`<li class="row" key=${one.run}><${Badge} tone=${one.worse ? 'bad' : 'good'}>${one.worse ? 'Worse' : 'Better'}<//> <span>since <${Time} at=${one.began} />: ${show(one.before)} → ${show(one.after)}</span></li>`)}</ul>` : html`<p class="muted small">No change of the level in ${format.plural(data.points.length, 'run')}. The band holds the middle 80 % of the runs.</p>`}`;
     }}<//></div>`;
 }
 

@@ -40,7 +40,6 @@ function Changes({ changes }) {
     : html`<p class="muted">The policy in force is the first since the start, or equal to the one before.</p>`}<//>`;
 }
 
-/** Loads of policies, from the events. */
 function Loads() {
   const events = usePoll('/api/events?kind=policy&limit=50', 3000);
   const columns = [
