@@ -16,6 +16,7 @@
 //! | 5 | [`proxy`] | one request from start to end |
 //! | 5 | [`fleet`] | state that hosts share through Redis: breakers, holds, limits |
 //! | 5 | [`degradation`] | evaluates degradation modes, keeps their history, notifies |
+//! | 5 | `traces` | sends the spans of requests and attempts (feature `otel`) |
 //! | 5 | [`tracking`] | compares the calls of each series with its baseline |
 //! | 5 | [`history`] | samples the metrics, keeps and stores their history and the events |
 //! | 4 | [`snapshot`] | policy to snapshot, atomic swap, file watching |
@@ -54,5 +55,7 @@ pub mod snapshot;
 pub mod store;
 pub mod stream;
 pub mod telemetry;
+#[cfg(feature = "otel")]
+pub mod traces;
 pub mod tracking;
 pub mod upstream;

@@ -54,7 +54,10 @@ async fn metrics(State(admin): State<Arc<AdminState>>, headers: HeaderMap) -> Re
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let vary = (VARY, "accept");
     match wants_open_metrics(accept) {
-        true => ([(CONTENT_TYPE, OPEN_METRICS), vary], text).into_response(),
+        true => {
+            let text = admin.live.exemplars.add_to(text);
+            ([(CONTENT_TYPE, OPEN_METRICS), vary], text).into_response()
+        }
         false => ([(CONTENT_TYPE, CLASSIC), vary], classic(&text)).into_response(),
     }
 }

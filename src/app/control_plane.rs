@@ -14,6 +14,8 @@ use crate::admin;
 use crate::admin::state::AdminState;
 use crate::degradation;
 use crate::history;
+use crate::live::Live;
+use crate::snapshot::CurrentSnapshot;
 use crate::snapshot::watch::{ReloadChannel, watch};
 use crate::tracking;
 use crate::upstream::Resolver;
@@ -63,11 +65,26 @@ impl ControlPlane {
                 Arc::clone(samples),
                 store.clone()
             ),
-            degradation::run(current, live, Arc::clone(episodes), self.resolver),
+            export_traces(&current, &live, &self.resolver),
+            degradation::run(
+                Arc::clone(&current),
+                Arc::clone(&live),
+                Arc::clone(episodes),
+                self.resolver.clone()
+            ),
             self.manager.run(),
         );
     }
 }
+
+/// Exports spans until the process ends.
+#[cfg(feature = "otel")]
+async fn export_traces(current: &CurrentSnapshot, live: &Arc<Live>, resolver: &Resolver) {
+    crate::traces::run(current, live, resolver.clone()).await;
+}
+
+#[cfg(not(feature = "otel"))]
+async fn export_traces(_: &CurrentSnapshot, _: &Arc<Live>, _: &Resolver) {}
 
 /// Registers a listener with the runtime of this thread.
 fn from_std(listener: Option<StdTcpListener>) -> Option<TcpListener> {

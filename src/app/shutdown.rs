@@ -21,8 +21,8 @@ pub enum Shutdown {
     Immediate,
 }
 
-/// Lets the workers finish, for at most `timeout`, then the notifications and the logs, whose readers may
-/// have stalled.
+/// Lets the workers finish, for at most `timeout`, then the notifications, the spans and the logs,
+/// whose readers may have stalled.
 pub(super) async fn drain(
     workers: Workers,
     timeout: Duration,
@@ -30,7 +30,8 @@ pub(super) async fn drain(
     log: &AccessLogSender,
     live: &Live,
 ) -> Shutdown {
-    live.modes.end();
+    let Live { modes, traces, .. } = live;
+    modes.end();
     tracing::info!(timeout = show_duration(timeout), "draining: the listener is closed");
     workers.drain(clock::now() + timeout);
     let mut flush_until: Option<Instant> = None;
@@ -46,12 +47,14 @@ pub(super) async fn drain(
         if !workers.are_finished() {
             continue;
         }
+        traces.end();
         let until = *flush_until.get_or_insert_with(|| {
             tracing::info!("drained");
             clock::now() + FLUSH_TIMEOUT
         });
         let is_written = log.is_written() && logging::is_written();
-        if (is_written && live.modes.are_notified()) || clock::now() >= until {
+        let is_sent = modes.are_notified() && traces.is_exported();
+        if (is_written && is_sent) || clock::now() >= until {
             return Shutdown::Drained;
         }
     }

@@ -29,8 +29,10 @@ use crate::clock;
 use crate::policy::sections::model::{Capacity, Degradation, Queue, RoutePolicy};
 use crate::resilience::breaker::{BreakerPolicy, ManualOverride};
 use crate::telemetry::events::Events;
+use crate::telemetry::exemplars::Exemplars;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::recent_requests::RecentRequests;
+use crate::telemetry::trace_records::TraceRecords;
 
 /// State by name: one cell each, however many snapshots use it.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct Live {
     pub metrics: Arc<Metrics>,
     pub events: Arc<Events>,
     pub recent_requests: Arc<RecentRequests>,
+    pub traces: TraceRecords,
+    pub exemplars: Exemplars,
     pub buffers: Arc<Buffers>,
     pub wait_queue: Arc<WaitQueueCell>,
     pub modes: Arc<Modes>,
@@ -94,6 +98,8 @@ impl Live {
     pub fn new(metrics: Arc<Metrics>, buffered: u64, fleet: Option<Arc<FleetView>>) -> Self {
         let buffers = Arc::new(Buffers::new(buffered, metrics.buffered_bytes.clone()));
         Live {
+            traces: TraceRecords::new(&metrics),
+            exemplars: Exemplars::default(),
             metrics,
             events: Arc::default(),
             recent_requests: Arc::default(),

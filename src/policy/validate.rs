@@ -59,7 +59,8 @@ pub(super) fn validate(
     let caches = named::<Cache>(&mut check);
     let degradations = modes(&mut check);
     let (mut routes, disabled) = routes(&mut check);
-    resolve_providers(&mut providers, &breakers, &retries);
+    let has_traces = server.traces.is_some();
+    resolve_providers(&mut providers, &breakers, &retries, has_traces);
     resolve_routes(&mut routes, &retries, &degradations);
     shed_classes(&mut check, &routes, &degradations, &queues);
     credentials::passthrough(&mut check, &routes, &mut providers);
@@ -96,8 +97,10 @@ fn resolve_providers(
     providers: &mut [Declared<ProviderPolicy>],
     breakers: &[Declared<Breaker>],
     retries: &[Declared<Retry>],
+    has_traces: bool,
 ) {
     for Declared { value, .. } in providers {
+        value.has_token_spans = has_traces && !value.generates.is_empty();
         value.breaker = value.breaker_index.map(|index| breakers[index].value.clone());
         if let Some(breaker) = &mut value.breaker {
             let usual = if value.preset.is_some() { Scope::Model } else { Scope::Endpoint };

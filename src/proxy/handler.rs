@@ -126,9 +126,7 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
     let matched = route.as_ref().ok().cloned();
     let mut record = AccessRecord::new(worker, client, matched, method, uri, started);
     let marks = HeaderMarks::of(incoming.headers());
-    if marks.has(HeaderMarks::REQUEST_ID) {
-        record.request_id = RequestId::take(incoming.headers_mut());
-    }
+    identify(&mut record, incoming.headers_mut(), marks);
     let route = match route {
         Ok(route) => route,
         Err(problem) if problem.kind == ProblemKind::NotFound => {
@@ -166,6 +164,14 @@ fn accept(worker: &Rc<Worker>, client: &Rc<Client>, mut incoming: Request<Incomi
     let job = job.zip(worker.store.clone());
     let job = job.map(|(preference, store)| JobRequest { preference, store });
     Accepted::Proxy { request, body, job }
+}
+
+/// Sets the ids of the request and of its span.
+fn identify(record: &mut AccessRecord, headers: &mut HeaderMap, marks: HeaderMarks) {
+    if marks.has(HeaderMarks::REQUEST_ID) {
+        record.request_id = RequestId::take(headers);
+    }
+    record.begin_trace(headers);
 }
 
 async fn proxy(

@@ -178,6 +178,11 @@ labels! {
         /// `applied`, `unchanged` or `rejected`.
         result: &'static str,
     }
+    SpanLabels {
+        /// `exported`, `rejected` (by the receiver), `failed` (not sent when the process ended), or
+        /// `dropped` (the queue was full, or the policy has no `server.traces` any longer).
+        result: &'static str,
+    }
     AdminLabels {
         action: &'static str,
         /// `done`, or the reason for the rejection.

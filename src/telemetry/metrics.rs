@@ -219,6 +219,7 @@ metrics! {
     history_series_left_out: single Level, "Series of metrics for which the history of `/api/series` has no room";
     access_log_lines_dropped: single Counter, "Access-log lines that could not be written";
     daemon_log_lines_dropped: single Counter = logging::dropped_lines(), "Lines of the daemon's log that could not be written";
+    trace_spans: family Counter [SpanLabels], "Spans of traced requests, by result of their export";
     panics: single Counter = panics::counter(), "Panics, each of which ended one request, one job or one load of the policy";
     admin_connections_closed: single Counter, "Connections to the admin and metrics listeners closed to make room for newer ones";
     admin_changes: family Counter [AdminLabels], "Manual overrides, and admin requests that were rejected";

@@ -6,6 +6,7 @@
 pub mod access_log;
 pub mod escape;
 pub mod events;
+pub mod exemplars;
 mod family;
 mod labels;
 mod line_queue;
@@ -16,3 +17,4 @@ pub mod panics;
 pub mod process;
 pub mod prometheus_text;
 pub mod recent_requests;
+pub mod trace_records;

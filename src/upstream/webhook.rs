@@ -14,6 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hmac::{Hmac, Mac};
+use http::response::Parts;
 use http::{Method, StatusCode};
 use sha2::Sha256;
 use thiserror::Error;
@@ -77,6 +78,22 @@ impl WebhookSender {
         scope: AddressScope,
         message: &WebhookMessage,
     ) -> Result<(), WebhookError> {
+        let write = |out: &mut Vec<u8>| message.write(out, to);
+        let head = self.post(to, scope, &message.body, write).await?;
+        if head.status.is_success() { Ok(()) } else { Err(WebhookError::Rejected(head.status)) }
+    }
+
+    /// Posts a body once, and returns the head of the response.
+    ///
+    /// # Errors
+    /// When there was no response.
+    pub async fn post(
+        &self,
+        to: &PostTo,
+        scope: AddressScope,
+        body: &Bytes,
+        write_head: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Parts, WebhookError> {
         let target = self.target(to, scope)?;
         let connection = match self.pools.idle(&target, clock::now()) {
             Some(connection) => connection,
@@ -87,12 +104,11 @@ impl WebhookSender {
             is_upgrade: false,
             fails_over: false,
             sends_zero_length: true,
-            body: OutgoingBody::full(message.body.clone()),
+            body: OutgoingBody::full(body.clone()),
         };
-        let exchange = connection.send(request, |out| message.write(out, to));
+        let exchange = connection.send(request, write_head);
         match tokio::time::timeout(RESPONSE_TIMEOUT, exchange).await {
-            Ok(Ok((head, _))) if head.status.is_success() => Ok(()),
-            Ok(Ok((head, _))) => Err(WebhookError::Rejected(head.status)),
+            Ok(Ok((head, _))) => Ok(head),
             Ok(Err(_)) => Err(WebhookError::Interrupted),
             Err(_) => Err(WebhookError::Timeout),
         }

@@ -8,7 +8,7 @@ use std::fmt::{self, Display, Formatter};
 use crate::source::{Source, Tree, is_identifier, parent};
 
 /// Module of the crate, and its layer.
-const LAYERS: [(&str, u8); 24] = [
+const LAYERS: [(&str, u8); 25] = [
     ("main", 9),
     // Declares the modules and holds nothing else.
     ("lib", 9),
@@ -22,6 +22,7 @@ const LAYERS: [(&str, u8); 24] = [
     ("degradation", 5),
     ("tracking", 5),
     ("history", 5),
+    ("traces", 5),
     ("snapshot", 4),
     ("live", 3),
     ("upstream", 3),

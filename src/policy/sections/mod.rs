@@ -184,7 +184,7 @@ pub mod model {
     pub use super::rewrite::{Headers, JsonText, Rewrite, RewriteBody, RewritePath, SetHeader};
     pub use super::route::{Affinity, AllowOverride, Redirects, RoutePolicy, Weighted};
     pub use super::server::{
-        AccessLog, ClientTls, Forwarded, Identity, LogFormat, LogTarget, Pem, Server,
+        AccessLog, ClientTls, Forwarded, Identity, LogFormat, LogTarget, Pem, Server, Traces,
     };
     pub use super::url::{Callback, ForwardProxy, PostTo, Url};
 }

@@ -69,6 +69,8 @@ section! {
         breaker: Option<Breaker> = None;
         /// This provider's own retry policy.
         retry: Option<Retry> = None;
+        /// The spans of its attempts show their tokens.
+        has_token_spans: bool = false;
     }
 }
 
@@ -119,10 +121,13 @@ impl ProviderPolicy {
         (self.timeouts.connect + self.timeouts.first_byte()).div_f64(0.9)
     }
 
-    /// Tokens are counted where the policy says where to find them, what they cost, or how many are
-    /// allowed.
+    /// Tokens are counted where the policy says where to find them, what they cost, how many are
+    /// allowed, or that spans show them.
     pub fn counts_tokens(&self) -> bool {
-        self.price.is_some() || self.capacity.tokens.is_some() || self.usage != Usage::default()
+        self.price.is_some()
+            || self.capacity.tokens.is_some()
+            || self.has_token_spans
+            || self.usage != Usage::default()
     }
 
     /// The policy depends on the content of this provider's responses, so that they may not come

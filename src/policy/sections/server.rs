@@ -5,7 +5,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::policy::section::{Checker, Size, section, text_form, texts, words};
+use http::header::HeaderName;
+
+use super::rewrite::SetHeader;
+use super::url::{PUBLIC, PostTo};
+use crate::policy::section::{Checker, Map, Share, Size, section, text_form, texts, words};
 use crate::policy::yaml::tree::NodeId;
 use crate::policy::yaml::units::{DAY, MS, SECOND};
 
@@ -31,6 +35,8 @@ section! {
         tls: Option<Identity>;
         /// One line for each request.
         access_log: AccessLog;
+        /// Where a span of each request and of each attempt is sent (OpenTelemetry); without it there are no spans.
+        traces: Option<Traces>;
         /// Requests per second of each worker whose records are kept for `GET /api/requests`; above it, records are missing unless the access log is JSON. 0 keeps none.
         recent_requests: u32 = 50, in 0..=100_000;
         /// After SIGTERM: how long the sidecar reports not ready and still accepts connections.
@@ -51,11 +57,52 @@ section! {
     }
 }
 
+section! {
+    /// Where the spans of requests and attempts go: OTLP over HTTP, in JSON.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct Traces, finish needs_the_feature {
+        /// The URL of the receiver; without a path, `/v1/traces` is added.
+        endpoint: PostTo as OtlpUrl, like "http://127.0.0.1:4318/v1/traces";
+        /// Headers of each export; a value may be a secret.
+        headers: Vec<(HeaderName, SetHeader)> as Map<HeaderName, SetHeader>;
+        /// The share of new traces that are recorded. A request with a valid `traceparent` follows its sampled flag.
+        sample: f64 as Share = 1.0, in 0.0..=1.0;
+        /// `service.name` of the spans.
+        service_name: String = "outrigger".to_owned();
+    }
+}
+
+texts! {
+    /// The URL of a receiver of OTLP over HTTP.
+    struct OtlpUrl for PostTo: "a URL", ValueShape::named("URL"), otlp_url, PostTo::to_string;
+}
+
+/// Without a path, the path of traces is added, as in `OTEL_EXPORTER_OTLP_ENDPOINT`.
+fn otlp_url(text: &str) -> Result<PostTo, String> {
+    if text.contains("${") {
+        return Err(PUBLIC.to_owned());
+    }
+    let to = PostTo::read(text)?;
+    match to.target.path_and_query().is_none_or(|target| target == "/") {
+        true => PostTo::read(&format!("{}{OTLP_TRACES}", text.trim_end_matches('/'))),
+        false => Ok(to),
+    }
+}
+
+fn needs_the_feature(_: &mut Traces, node: NodeId, check: &mut Checker<'_>) {
+    if !cfg!(feature = "otel") {
+        check.error_on_key(node, "this build sends no traces: it lacks the cargo feature `otel`");
+    }
+}
+
 words! {
     /// Whether `Via`, `Forwarded` and `X-Forwarded-*` are added to each request.
     pub enum Forwarded { Off = "off", Append = "append", }
     pub enum LogFormat { Json = "json", Text = "text", }
 }
+
+/// The path of a receiver of traces.
+const OTLP_TRACES: &str = "/v1/traces";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogTarget {
@@ -181,5 +228,25 @@ fn server_name(text: &str) -> Result<String, String> {
     match !text.is_empty() && text.chars().all(good) {
         true => Ok(text.to_owned()),
         false => Err(format!("`{text}` is not the name of a server")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_traces_is_added_to_a_receiver_without_one() {
+        for (text, whole) in [
+            ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
+            ("http://127.0.0.1:4318/", "http://127.0.0.1:4318/v1/traces"),
+            ("https://otel.example.com/otlp/v1/traces", "https://otel.example.com/otlp/v1/traces"),
+            ("https://otel.example.com/x?tenant=1", "https://otel.example.com/x?tenant=1"),
+        ] {
+            assert_eq!(otlp_url(text).expect("a URL").to_string(), whole);
+        }
+        for text in ["127.0.0.1:4318", "http://${env:HOST}/", "http://me:secret@host/v1/traces"] {
+            assert!(otlp_url(text).is_err(), "{text}");
+        }
     }
 }

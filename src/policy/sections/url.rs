@@ -48,7 +48,7 @@ fn provider_url(text: &str) -> Result<Url, String> {
     parse_url(text)
 }
 
-const PUBLIC: &str = "`${...}` is not allowed in this URL: messages and metrics show URLs, so a secret cannot be part of one";
+pub(super) const PUBLIC: &str = "`${...}` is not allowed in this URL: messages and metrics show URLs, so a secret cannot be part of one";
 
 /// `Basic` and the Base64 of `user:password` (RFC 7617), marked sensitive.
 pub fn basic(user_and_password: &[u8]) -> Option<HeaderValue> {
@@ -262,13 +262,20 @@ fn callback_url(text: &str) -> Result<Callback, String> {
     Ok(Callback { https, host, port, path })
 }
 
-/// The URL that one result or notification is posted to.
-#[derive(Clone, Debug)]
+/// The URL that one result, notification or batch of spans is posted to.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostTo {
     pub url: Url,
     path: String,
     /// Path and query.
     pub target: Uri,
+}
+
+impl fmt::Display for PostTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.url.https { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.url.authority, self.target)
+    }
 }
 
 impl PostTo {

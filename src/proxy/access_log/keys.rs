@@ -56,7 +56,11 @@ record_keys! {
         REQUEST_ID, "request_id", "string", "",
             "The client's `x-request-id`, or a new id; also in the response (`outrigger-request-id`) and in the request to the provider";
         TRACE_ID, "trace_id", "string", "",
-            "The trace id of a valid `traceparent`";
+            "The trace id of a valid `traceparent`; with `server.traces`, that of the request's trace";
+        SPAN_ID, "span_id", "string", "",
+            "The id of the request's span; only with `server.traces`";
+        PARENT_SPAN_ID, "parent_span_id", "string", "",
+            "The span of the client, or of the request that became the job; only with `server.traces`";
         MODEL, "model", "string", "",
             "The model that the client requested";
         QUEUE_CLASS, "class", "string", "",
@@ -108,7 +112,7 @@ record_keys! {
         ATTEMPT_STATUS, "status", "integer", "",
             "Status of the provider's response; absent if none arrived";
         ATTEMPT_START, "start_ms", "number", "ms",
-            "From the request head to the start of the attempt; only where there are several attempts or `wait_ms`";
+            "From the request head to the start of the attempt; only where there are several attempts, `wait_ms` or `server.traces`";
         ATTEMPT_DURATION, "duration_ms", "number", "ms",
             "Duration of the attempt until its outcome was known";
         PROBE, "probe", "boolean", "",
@@ -123,6 +127,14 @@ record_keys! {
             "The model that was sent, if the policy renames it";
         PROVIDER_REQUEST_ID, "provider_request_id", "string", "",
             "The provider's own id of the response (`x-request-id`, `request-id` or `x-amzn-requestid`), which its support asks for";
+        ATTEMPT_SPAN_ID, "span_id", "string", "",
+            "The id of the attempt's span, which the provider receives in `traceparent`; only with `server.traces`";
+        ATTEMPT_TOKENS_IN, "tokens_in", "integer", "tokens",
+            "Input tokens that the provider reported; only with `server.traces`";
+        ATTEMPT_TOKENS_OUT, "tokens_out", "integer", "tokens",
+            "Output tokens that the provider reported; only with `server.traces`";
+        ATTEMPT_STREAM, "stream", "boolean", "",
+            "Present if `duration_ms` is the time to the first content of a stream; only with `server.traces`";
     }
     PASSED, "passed_over." {
         PASSED_ENDPOINT, "endpoint", "string", "",

@@ -1,5 +1,6 @@
 //! The access record of a request.
 
+pub mod attempt_record;
 pub mod degradation_effects;
 pub mod keys;
 pub mod line;

@@ -10,49 +10,23 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
 
+use super::attempt_record::AttemptRecord;
 use super::degradation_effects::DegradationEffects;
 use super::keys;
 use super::line::LogLine;
 use super::passed_over::{PassOverReason, PassedOverList};
 use super::reasons::{Interruption, NotReplayable, RequestEnd, RetryDenied};
 use crate::clock;
-use crate::live::quota::usage_meter::AttemptKind;
-use crate::policy::sections::model::{Auth, LogFormat};
+use crate::policy::sections::model::LogFormat;
 use crate::proxy::downstream::connection::Client;
 use crate::proxy::downstream::problem::ProblemKind;
-use crate::proxy::downstream::request_id::{RequestId, TraceId};
+use crate::proxy::downstream::request_id::RequestId;
+use crate::proxy::downstream::trace_context::{RequestTrace, TraceId};
 use crate::proxy::downstream::worker::Worker;
-use crate::resilience::outcome::AttemptClass;
 use crate::snapshot::{Endpoint, Route};
 use crate::store::JobId;
 use crate::telemetry::metrics::{NO_ROUTE, ReasonLabels};
 use crate::telemetry::panics::{self, PanicId};
-
-#[derive(Debug)]
-pub struct AttemptRecord {
-    pub endpoint: Arc<Endpoint>,
-    /// Index of the credential.
-    pub credential: Option<usize>,
-    pub class: AttemptClass,
-    /// 0: no response arrived.
-    pub status: u16,
-    pub began: Instant,
-    pub took: Duration,
-    pub probe: bool,
-    pub kind: AttemptKind,
-    pub error: Option<String>,
-    pub details: AttemptDetails,
-}
-
-/// Facts about an attempt beyond its outcome, for the access log.
-#[derive(Clone, Debug, Default)]
-pub struct AttemptDetails {
-    /// The code of the error in the provider's response.
-    pub code: Option<Box<str>>,
-    /// The model that was sent, if it was renamed.
-    pub model: Option<Box<str>>,
-    pub provider_request_id: Option<Box<str>>,
-}
 
 #[derive(Debug)]
 pub struct AccessRecord {
@@ -64,6 +38,8 @@ pub struct AccessRecord {
     pub started: Instant,
     pub request_id: RequestId,
     trace_id: Option<TraceId>,
+    /// The span of the request, if the policy has `server.traces`.
+    pub trace: Option<Box<RequestTrace>>,
     /// The header that selects the request's flow.
     flow: Option<HeaderValue>,
     /// Its class, if the queue has several.
@@ -124,6 +100,7 @@ impl AccessRecord {
             started,
             request_id: RequestId::made(),
             trace_id: None,
+            trace: None,
             flow: None,
             class: None,
             requested_model: None,
@@ -157,13 +134,32 @@ impl AccessRecord {
         record.written = true;
         record.is_kept = self.is_kept;
         record.request_id = self.request_id.clone();
+        record.trace = self.trace.clone();
         record.requested_model = self.requested_model.clone();
         record
     }
 
-    /// The record will be a line of a log, or kept for `GET /api/requests`.
+    /// The record will be a line of a log, kept for `GET /api/requests`, or exported as spans.
     pub fn is_logged(&self) -> bool {
-        self.is_kept || self.route.as_ref().is_some_and(|route| route.access_log.is_some())
+        self.is_kept
+            || self.route.as_ref().is_some_and(|route| route.access_log.is_some())
+            || self.trace.is_some()
+    }
+
+    /// Begins the span of the request, if the policy has `server.traces`.
+    pub fn begin_trace(&mut self, headers: &mut HeaderMap) {
+        let snapshot;
+        let traces = match &self.route {
+            Some(route) => route.server.traces.as_ref(),
+            None => {
+                snapshot = self.worker.snapshot();
+                snapshot.policy.server.traces.as_ref()
+            }
+        };
+        if let Some(traces) = traces {
+            let trace = RequestTrace::begin(headers, traces.sample, self.started);
+            self.trace = Some(Box::new(trace));
+        }
     }
 
     /// Takes from the headers of the request what the log says of its origin. `has_trace`: there is a
@@ -192,6 +188,9 @@ impl AccessRecord {
         self.attempts.append(&mut detached.attempts);
         self.passed_over.append(&detached.passed_over);
         self.retry_denied = self.retry_denied.or(detached.retry_denied);
+        if let Some((trace, hedge)) = self.trace.as_mut().zip(detached.trace.as_ref()) {
+            trace.absorb(hedge);
+        }
         if let Some((input, output)) = detached.tokens.take() {
             self.add_usage(input, output, detached.cost.take());
         }
@@ -305,6 +304,11 @@ impl AccessRecord {
             };
             self.worker.keep_record(now, write);
         }
+        if self.trace.as_ref().is_some_and(|trace| trace.is_sampled()) {
+            self.worker.trace_record(now, took, |out, time| {
+                self.write(LogLine::<true>::begin(out, time), end, took);
+            });
+        }
     }
 
     /// How a request ended that was dropped before its end.
@@ -371,9 +375,10 @@ impl AccessRecord {
     }
 
     fn write_attempts<const JSON: bool>(&self, line: &mut LogLine<'_, JSON>) {
-        let shows_start = self.attempts.len() > 1 || !self.waited.is_zero();
+        let trace = self.trace.as_deref();
+        let shows_start = self.attempts.len() > 1 || !self.waited.is_zero() || trace.is_some();
         line.list(&keys::ATTEMPTS, &self.attempts, |line, attempt| {
-            attempt.write(line, shows_start.then_some(self.started));
+            attempt.write(line, shows_start.then_some(self.started), trace);
         });
     }
 
@@ -382,7 +387,13 @@ impl AccessRecord {
             RequestId::Made(_) => line.word(&keys::REQUEST_ID, id),
             RequestId::Given(_) => line.string(&keys::REQUEST_ID, &String::from_utf8_lossy(id)),
         });
-        if let Some(trace_id) = &self.trace_id {
+        if let Some(trace) = &self.trace {
+            line.word(&keys::TRACE_ID, trace.trace_id.as_bytes());
+            line.word(&keys::SPAN_ID, trace.span.to_string());
+            if let Some(parent) = trace.parent {
+                line.word(&keys::PARENT_SPAN_ID, parent.to_string());
+            }
+        } else if let Some(trace_id) = &self.trace_id {
             line.word(&keys::TRACE_ID, trace_id.as_bytes());
         }
         if let Some(model) = &self.requested_model {
@@ -407,52 +418,6 @@ impl AccessRecord {
         }
         if let Some(cost) = self.cost {
             line.decimal(&keys::COST, cost, 9);
-        }
-    }
-}
-
-impl AttemptRecord {
-    /// `request_began`: the start of the request, if the line says when the attempt began.
-    fn write<const JSON: bool>(
-        &self,
-        line: &mut LogLine<'_, JSON>,
-        request_began: Option<Instant>,
-    ) {
-        line.string(&keys::ENDPOINT, &self.endpoint.key);
-        if let Some(index) = self.credential
-            && let Auth::Credentials(all) = &self.endpoint.policy.auth
-            && let Some(credential) = all.get(index)
-            && all.len() > 1
-        {
-            line.string(&keys::CREDENTIAL, &credential.reference);
-        }
-        line.word(&keys::CLASS, self.class.as_str());
-        if self.status > 0 {
-            line.number(&keys::ATTEMPT_STATUS, u64::from(self.status));
-        }
-        if let Some(request_began) = request_began {
-            let began = self.began.saturating_duration_since(request_began);
-            line.millis(&keys::ATTEMPT_START, began);
-        }
-        line.millis(&keys::ATTEMPT_DURATION, self.took);
-        if self.probe {
-            line.flag(&keys::PROBE);
-        }
-        if matches!(self.kind, AttemptKind::Hedge | AttemptKind::Continuation) {
-            line.word(&keys::KIND, self.kind.as_str());
-        }
-        if let Some(error) = &self.error {
-            line.string(&keys::ERROR, error);
-        }
-        let AttemptDetails { code, model, provider_request_id } = &self.details;
-        for (key, value) in [
-            (&keys::CODE, code),
-            (&keys::SENT_MODEL, model),
-            (&keys::PROVIDER_REQUEST_ID, provider_request_id),
-        ] {
-            if let Some(value) = value {
-                line.string(key, value);
-            }
         }
     }
 }

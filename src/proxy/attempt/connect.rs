@@ -19,7 +19,7 @@ use super::select::Selection;
 use super::state::RetryTime;
 use crate::clock;
 use crate::live::permit::Permit;
-use crate::proxy::access_log::record::{AttemptDetails, AttemptRecord};
+use crate::proxy::access_log::attempt_record::{AttemptDetails, AttemptRecord};
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::resilience::outcome::{AttemptClass, Outcome};
 use crate::snapshot::{Endpoint, Provider, Route};

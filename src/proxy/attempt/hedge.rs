@@ -20,7 +20,7 @@ use super::send::attempt;
 use super::state::EndpointIndex;
 use crate::clock;
 use crate::live::quota::usage_meter::AttemptKind;
-use crate::proxy::access_log::record::{AttemptDetails, AttemptRecord};
+use crate::proxy::access_log::attempt_record::{AttemptDetails, AttemptRecord};
 use crate::proxy::downstream::timer::Timer;
 use crate::resilience::outcome::{AttemptClass, RetryScope};
 use crate::snapshot::Route;

@@ -267,6 +267,9 @@ fn conclude(
         report.took = clock::since(received.selection.started);
     }
     let first_content = first_content(&received, &report);
+    if let (Some(trace), Some(content)) = (&mut request.record.trace, &first_content) {
+        trace.note_stream(content.started);
+    }
     let reported = report_attempt(request, route, &mut received.selection, report);
     let mut response = started(received, first, reported, failed, first_content);
     response.last_frame = last_frame;

@@ -80,6 +80,7 @@ impl PendingResponse {
             credential: 0,
             turn: AttemptKind::First,
             charge: QuotaCharge::default(),
+            started: None,
         };
         Box::new(PendingResponse {
             head,

@@ -16,7 +16,8 @@ use crate::live::permit::ReportedPermit;
 use crate::live::quota::provider_quota::QuotaCharge;
 use crate::live::quota::usage_meter::AttemptKind;
 use crate::live::tracking::call_recorder::CallRecorder;
-use crate::proxy::access_log::record::{AccessRecord, AttemptDetails, AttemptRecord};
+use crate::proxy::access_log::attempt_record::{AttemptDetails, AttemptRecord};
+use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::downstream::problem::{Problem, ProblemKind};
 use crate::proxy::request::rewrite;
 use crate::resilience::baseline::calls::is_failed;
@@ -68,6 +69,8 @@ pub struct UsageKey {
     pub credential: usize,
     pub turn: AttemptKind,
     pub charge: QuotaCharge,
+    /// The start of the attempt; `None` if no provider responded.
+    pub started: Option<Instant>,
 }
 
 /// Reports an attempt without a response. A failure on the client's side does not count against the
@@ -300,6 +303,9 @@ impl UsageKey {
             }
         }
         record.add_usage(tokens.0, tokens.1, cost);
+        if let Some((trace, started)) = record.trace.as_mut().zip(self.started) {
+            trace.note_tokens(started, tokens.0, tokens.1);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::context::ProxyRequest;
 use super::inspect::ReceivedResponse;
 use super::prebuffer::Prebuffered;
 use crate::policy::sections::model::ClassifyRule;
-use crate::proxy::access_log::record::AttemptDetails;
+use crate::proxy::access_log::attempt_record::AttemptDetails;
 use crate::proxy::downstream::header_marks::HeaderMarks;
 use crate::proxy::downstream::request_id::provider_request_id;
 use crate::proxy::signals::classify::ResponseSignals;

@@ -339,6 +339,7 @@ impl Selection {
             credential: self.credential,
             turn: self.turn,
             charge: self.flight.charge(),
+            started: Some(self.started),
         }
     }
 }

@@ -82,7 +82,7 @@ async fn send(
     let fails_over = another_attempt_is_possible(request, route, &selection);
     outgoing.fails_over = fails_over;
     let head = |out: &mut Vec<u8>| {
-        let parts = attempt_head(request, candidate, selection.credential, &target);
+        let parts = attempt_head(request, candidate, &selection, &target);
         headers::write_line(out, request.head.method(), &target);
         headers::write(out, request.head.headers(), parts);
     };
@@ -133,16 +133,19 @@ fn prepare_response(head: &mut Parts, route: &Route, candidate: &EndpointCandida
 fn attempt_head<'a>(
     request: &'a ProxyRequest,
     candidate: &'a EndpointCandidate,
-    credential: usize,
+    selection: &Selection,
     target: &'a Uri,
 ) -> AttemptHead<'a> {
+    let trace = request.record.trace.as_ref();
     AttemptHead {
         provider: &candidate.provider.policy,
         endpoint: &candidate.endpoint,
-        credential,
+        credential: selection.credential,
         target,
         decoded: request.body.is_sent_decoded(),
         id: &request.record.request_id,
+        trace: trace
+            .map(|trace| trace.attempt_trace(candidate.endpoint.live.id, selection.started)),
     }
 }
 

@@ -14,4 +14,5 @@ pub mod problem;
 pub mod references;
 pub mod request_id;
 pub mod timer;
+pub mod trace_context;
 pub mod worker;

@@ -1,8 +1,8 @@
-//! The id of a request, and the id of the trace that it belongs to.
+//! The id of a request.
 //!
 //! A sane `x-request-id` of the client is the id; otherwise one is made. The provider receives it in
 //! `x-request-id`, and the client in `outrigger-request-id`: a provider's own `x-request-id` is what
-//! its SDK shows and its support asks for. A `traceparent` (W3C Trace Context) passes unchanged.
+//! its SDK shows and its support asks for.
 
 use std::fmt;
 
@@ -14,7 +14,6 @@ use crate::clock;
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The header of every response.
 const OWN_REQUEST_ID: HeaderName = HeaderName::from_static("outrigger-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The headers in which providers send their own ids.
 const PROVIDER_IDS: [HeaderName; 3] = [
     REQUEST_ID,
@@ -31,10 +30,6 @@ pub enum RequestId {
     /// Hexadecimal digits.
     Made([u8; 32]),
 }
-
-/// The id of a trace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TraceId([u8; 32]);
 
 impl RequestId {
     pub fn made() -> RequestId {
@@ -93,29 +88,6 @@ impl fmt::Display for RequestId {
     }
 }
 
-impl TraceId {
-    /// The trace id of a valid `traceparent`; of a later version, of the part that is known.
-    pub fn of(headers: &HeaderMap) -> Option<TraceId> {
-        let text = headers.get(TRACEPARENT)?.as_bytes();
-        let (known, rest) = text.split_at_checked(55)?;
-        let [version, trace, parent, flags] =
-            [&known[..2], &known[3..35], &known[36..52], &known[53..]];
-        let is_hex = |part: &&[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let is_zero = |part: &[u8]| part.iter().all(|b| *b == b'0');
-        let is_valid = [2, 35, 52].iter().all(|at| known[*at] == b'-')
-            && [version, trace, parent, flags].iter().all(is_hex)
-            && version != b"ff"
-            && !is_zero(trace)
-            && !is_zero(parent)
-            && (rest.is_empty() || version != b"00" && rest[0] == b'-');
-        if is_valid { trace.try_into().ok().map(TraceId) } else { None }
-    }
-
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 /// The provider's own id of a response, for its support.
 pub fn provider_request_id(headers: &HeaderMap) -> Option<Box<str>> {
     let id = PROVIDER_IDS.iter().find_map(|name| headers.get(name))?;
@@ -128,7 +100,7 @@ fn is_sane(id: &[u8]) -> bool {
 }
 
 /// Without a table, so that the compiler writes many digits at once.
-fn hex_digits(number: u128) -> [u8; 32] {
+pub(super) fn hex_digits(number: u128) -> [u8; 32] {
     let bytes = number.to_be_bytes();
     let digit = |value: u8| value + if value < 10 { b'0' } else { b'a' - 10 };
     std::array::from_fn(|at| digit(bytes[at / 2] >> (4 - at % 2 * 4) & 15))
@@ -170,31 +142,5 @@ mod tests {
         assert_ne!(RequestId::made().to_string(), RequestId::made().to_string());
         let id: u128 = 0x0123_4567_89ab_cdef_9a0f;
         assert_eq!(hex_digits(id).as_slice(), format!("{id:032x}").as_bytes());
-    }
-
-    #[test]
-    fn a_trace_id_is_that_of_a_valid_traceparent() {
-        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let of = |text: &str| TraceId::of(&headers(&[("traceparent", text)]));
-        for valid in [
-            format!("00-{trace}-00f067aa0ba902b7-01"),
-            format!("cc-{trace}-00f067aa0ba902b7-01"),
-            format!("01-{trace}-00f067aa0ba902b7-01-more"),
-        ] {
-            assert_eq!(of(&valid).expect("valid").as_bytes(), trace.as_bytes(), "{valid}");
-        }
-        for invalid in [
-            String::new(),
-            trace.to_owned(),
-            format!("ff-{trace}-00f067aa0ba902b7-01"),
-            format!("00-{trace}-00f067aa0ba902b7-01-more"),
-            format!("00-{trace}-00f067aa0ba902b7-01x"),
-            format!("00-{}-00f067aa0ba902b7-01", trace.to_uppercase()),
-            format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
-            format!("00-{trace}-{}-01", "0".repeat(16)),
-            format!("00_{trace}-00f067aa0ba902b7-01"),
-        ] {
-            assert_eq!(of(&invalid), None, "{invalid}");
-        }
     }
 }

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
+use std::io::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -103,6 +104,8 @@ pub struct Worker {
     log: AccessLogSender,
     lines: RefCell<LogBuffer>,
     recent: RecentRecords,
+    /// Records of traced requests, for the exporter of spans.
+    traced: RefCell<Vec<u8>>,
     /// Both clocks, read at the last tick.
     clocks: Cell<(Instant, SystemTime)>,
 }
@@ -139,6 +142,7 @@ impl Worker {
             log,
             lines: RefCell::default(),
             recent,
+            traced: RefCell::default(),
             clocks: Cell::new((clock::now(), clock::wall())),
         })
     }
@@ -186,6 +190,26 @@ impl Worker {
         text.push(b'\n');
     }
 
+    /// Passes the record of a traced request to the exporter of spans. The line begins with the time
+    /// of its start, in nanoseconds since 1970.
+    pub fn trace_record(
+        &self,
+        ended: Instant,
+        took: Duration,
+        write_record: impl FnOnce(&mut Vec<u8>, &[u8]),
+    ) {
+        let (mut lines, mut text) = (self.lines.borrow_mut(), self.traced.borrow_mut());
+        let (then, wall) = self.clocks.get();
+        let ended = wall + ended.saturating_duration_since(then);
+        let since = ended.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let _ = write!(text, "{} ", since.saturating_sub(took).as_nanos());
+        write_record(&mut text, lines.stamp.at(ended));
+        text.push(b'\n');
+        if text.len() >= LOG_BATCH {
+            self.live.traces.push(std::mem::take(&mut *text));
+        }
+    }
+
     fn flush(&self, lines: &mut LogBuffer) {
         let Some(RouteLog { to, format }) = lines.target.take() else { return };
         if format == LogFormat::Json && self.snapshot().policy.server.recent_requests > 0 {
@@ -213,6 +237,10 @@ impl Worker {
         self.clients.sweep(&self.snapshot().policy.server);
         self.flush(&mut self.lines.borrow_mut());
         self.flush_recent();
+        let traced = std::mem::take(&mut *self.traced.borrow_mut());
+        if !traced.is_empty() {
+            self.live.traces.push(traced);
+        }
     }
 }
 

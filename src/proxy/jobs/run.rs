@@ -143,6 +143,7 @@ fn build_request(
     );
     record.job = Some(task.id);
     record.request_id = RequestId::take(&mut headers);
+    record.begin_trace(&mut headers);
     record.note_origin(&headers, true, class);
     record.suppress();
     let body = RequestBody::of(body, room, route.reads_body);

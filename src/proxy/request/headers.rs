@@ -18,6 +18,7 @@ use crate::policy::sections::model::{self, Auth};
 use crate::proxy::downstream::connection::Client;
 use crate::proxy::downstream::header_marks::HeaderMarks;
 use crate::proxy::downstream::request_id::{REQUEST_ID, RequestId};
+use crate::proxy::downstream::trace_context::{AttemptTrace, TRACEPARENT};
 use crate::snapshot::Endpoint;
 use crate::upstream::UPGRADE_PROTOCOL;
 
@@ -197,11 +198,13 @@ pub struct AttemptHead<'a> {
     pub decoded: bool,
     /// Sent unless the policy removes or sets its header.
     pub id: &'a RequestId,
+    /// The same of its span.
+    pub trace: Option<AttemptTrace<'a>>,
 }
 
 /// Writes the headers of one attempt, without those that frame its body.
 pub fn write(out: &mut Vec<u8>, headers: &HeaderMap, attempt: AttemptHead<'_>) {
-    let AttemptHead { provider, endpoint, credential, target, decoded, id } = attempt;
+    let AttemptHead { provider, endpoint, credential, target, decoded, id, trace } = attempt;
     let own = match &endpoint.policy.auth {
         Auth::Credentials(all) => all.get(credential),
         Auth::None | Auth::Passthrough => None,
@@ -241,12 +244,22 @@ pub fn write(out: &mut Vec<u8>, headers: &HeaderMap, attempt: AttemptHead<'_>) {
         write_header(out, name, value);
     }
     write_id(out, id, &provider.headers);
+    if let Some(trace) = trace.filter(|_| !is_decided(&TRACEPARENT, &provider.headers)) {
+        out.extend_from_slice(b"traceparent: ");
+        trace.write(out);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Whether the policy removes or sets a header.
+fn is_decided(header: &HeaderName, policy: &model::Headers) -> bool {
+    let mut set = policy.set.iter().chain(&policy.default).map(|(name, _)| name);
+    policy.remove.contains(header) || set.any(|name| name == header)
 }
 
 /// Writes a new request id, unless the policy sets or removes its header.
 fn write_id(out: &mut Vec<u8>, id: &RequestId, policy: &model::Headers) {
-    let mut set = policy.set.iter().chain(&policy.default).map(|(name, _)| name);
-    let is_decided = policy.remove.contains(&REQUEST_ID) || set.any(|name| *name == REQUEST_ID);
+    let is_decided = is_decided(&REQUEST_ID, policy);
     if matches!(id, RequestId::Made(_)) && !is_decided {
         out.extend_from_slice(b"x-request-id: ");
         id.with(|id| out.extend_from_slice(id));
