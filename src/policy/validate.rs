@@ -59,8 +59,7 @@ pub(super) fn validate(
     let caches = named::<Cache>(&mut check);
     let degradations = modes(&mut check);
     let (mut routes, disabled) = routes(&mut check);
-    let has_traces = server.traces.is_some();
-    resolve_providers(&mut providers, &breakers, &retries, has_traces);
+    resolve_providers(&mut providers, &breakers, &retries, server.traces.is_some());
     resolve_routes(&mut routes, &retries, &degradations);
     shed_classes(&mut check, &routes, &degradations, &queues);
     credentials::passthrough(&mut check, &routes, &mut providers);

@@ -9,6 +9,9 @@ use std::fmt::Write;
 
 use parking_lot::Mutex;
 
+/// Series that are kept, if no scrape finds out which of them are gone.
+const MAX_SERIES: usize = 4096;
+
 /// A histogram with exemplars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TracedHistogram {
@@ -68,7 +71,11 @@ impl Exemplars {
     pub fn note(&self, histogram: TracedHistogram, series: &str, bounds: &[f64], new: Exemplar) {
         let bucket = bounds.partition_point(|bound| *bound < new.value);
         let mut all = self.series.lock();
-        let known = all.entry((histogram, series.to_owned())).or_default();
+        let key = (histogram, series.to_owned());
+        if all.len() >= MAX_SERIES && !all.contains_key(&key) {
+            return;
+        }
+        let known = all.entry(key).or_default();
         known.exemplars.resize(bounds.len() + 1, None);
         known.exemplars[bucket] = Some(new);
     }

@@ -79,6 +79,7 @@ mod sdk;
 mod secrets;
 mod service_manager;
 mod streams;
+#[cfg(feature = "otel")]
 mod traces;
 mod tracking;
 mod ui_files;

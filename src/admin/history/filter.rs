@@ -97,8 +97,8 @@ const TEXT_FIELDS: &[TextField] = &[
     TextField { name: "policy", keys: &["policy"], attempt_keys: &[] },
     TextField {
         name: "id",
-        keys: &["request_id", "trace_id", "job"],
-        attempt_keys: &["provider_request_id"],
+        keys: &["request_id", "trace_id", "span_id", "job"],
+        attempt_keys: &["provider_request_id", "span_id"],
     },
 ];
 

@@ -143,7 +143,7 @@ impl AccessRecord {
     pub fn is_logged(&self) -> bool {
         self.is_kept
             || self.route.as_ref().is_some_and(|route| route.access_log.is_some())
-            || self.trace.is_some()
+            || self.trace.as_ref().is_some_and(|trace| trace.is_sampled())
     }
 
     /// Begins the span of the request, if the policy has `server.traces`.

@@ -17,7 +17,7 @@ use super::context::ProxyRequest;
 use super::inspect::AttemptResult;
 use super::select::{CandidateFilter, Selection, generation, scope_of, select_endpoint};
 use super::send::attempt;
-use super::state::EndpointIndex;
+use super::state::{AttemptPlace, EndpointIndex};
 use crate::clock;
 use crate::live::quota::usage_meter::AttemptKind;
 use crate::proxy::access_log::attempt_record::{AttemptDetails, AttemptRecord};
@@ -31,6 +31,8 @@ struct RacedAttempt {
     endpoint: EndpointIndex,
     credential: usize,
     began: Instant,
+    /// Later than `began` if connecting took long and the attempt moved.
+    started: Instant,
     turn: AttemptKind,
 }
 
@@ -86,7 +88,8 @@ async fn hedged(
     let delay = route.live.hedge_delay(first.began);
     let scope = hedge_scope(request, route, &selection);
     let generation = if scope == RetryScope::Generating { generation(request) } else { None };
-    let location = Rc::new(Cell::new(first.endpoint));
+    let place = AttemptPlace { endpoint: first.endpoint, started: first.started };
+    let location = Rc::new(Cell::new(place));
     request.attempts.location = Some(Rc::clone(&location));
     let hedge = delay.and_then(|_| duplicate(request));
     let (Some(delay), Some(mut hedge)) = (delay, hedge) else {
@@ -101,7 +104,7 @@ async fn hedged(
         return result;
     }
     // If connecting took long, the attempt has moved to another endpoint.
-    first.endpoint = location.get();
+    AttemptPlace { endpoint: first.endpoint, started: first.started } = location.get();
     hedge.attempts.hedge_of = Some(first.endpoint);
     hedge.attempts.only_generation = generation;
     let selection = match select_hedge(&hedge, route, first.endpoint.tier) {
@@ -192,8 +195,8 @@ fn merge(
 
 impl RacedAttempt {
     fn of(selection: &Selection) -> RacedAttempt {
-        let &Selection { endpoint, credential, turn, started: began, .. } = selection;
-        RacedAttempt { endpoint, credential, began, turn }
+        let &Selection { endpoint, credential, turn, started, .. } = selection;
+        RacedAttempt { endpoint, credential, began: started, started, turn }
     }
 
     /// The record of an attempt that was cancelled.
@@ -203,8 +206,8 @@ impl RacedAttempt {
             credential: Some(self.credential),
             class: AttemptClass::Ignored,
             status: 0,
-            began: self.began,
-            took: clock::since(self.began),
+            began: self.started,
+            took: clock::since(self.started),
             probe: false,
             kind: self.turn,
             error: Some("cancelled: the other attempt was faster".to_owned()),

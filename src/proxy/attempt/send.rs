@@ -46,7 +46,7 @@ pub async fn attempt(
             None => match Box::pin(connect(request, route, selection)).await {
                 Ok(connected) => {
                     selection = connected.selection;
-                    request.attempts.move_to(selection.endpoint);
+                    request.attempts.move_to(selection.endpoint, selection.started);
                     now = clock::now();
                     connected.connection
                 }

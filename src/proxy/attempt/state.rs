@@ -42,10 +42,17 @@ pub struct Attempts {
     pub(super) timed_out: Vec<EndpointIndex>,
     /// Set for a hedge: the endpoint of the attempt that it races with.
     pub(super) hedge_of: Option<EndpointIndex>,
-    /// Informs a hedge about the endpoint of the attempt that it races with.
-    pub(super) location: Option<Rc<Cell<EndpointIndex>>>,
+    /// Informs a hedge about the attempt that it races with.
+    pub(super) location: Option<Rc<Cell<AttemptPlace>>>,
     /// Those of the tier that was looked at last.
     pub(super) breakers: RefCell<Option<(usize, Breakers)>>,
+}
+
+/// Where an attempt is sent, and since when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AttemptPlace {
+    pub(super) endpoint: EndpointIndex,
+    pub(super) started: Instant,
 }
 
 /// An endpoint that was tried with a credential.
@@ -119,9 +126,9 @@ impl Attempts {
     }
 
     /// Informs a hedge that the attempt moved to another endpoint.
-    pub(super) fn move_to(&self, endpoint: EndpointIndex) {
+    pub(super) fn move_to(&self, endpoint: EndpointIndex, started: Instant) {
         if let Some(location) = &self.location {
-            location.set(endpoint);
+            location.set(AttemptPlace { endpoint, started });
         }
     }
 

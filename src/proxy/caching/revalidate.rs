@@ -61,7 +61,10 @@ fn detached_request(request: &ProxyRequest) -> Option<Box<ProxyRequest>> {
         return None;
     }
     let body = RequestBody::of(body, room, request.route.reads_body);
-    let head = request.head.duplicate();
+    let mut head = request.head.duplicate();
+    if let Some(trace) = &request.record.trace {
+        trace.add_to(head.headers_mut());
+    }
     let mut revalidation = ProxyRequest::new(worker, &client, &request.route, record, head);
     revalidation.set_body(body);
     revalidation.limits.inherit(&request.limits);

@@ -181,8 +181,8 @@ impl RequestTrace {
         AttemptTrace { trace: self, span: self.attempt(endpoint, began) }
     }
 
-    /// Names this span as the parent in the headers of a job.
-    pub fn add_to_job(&self, headers: &mut HeaderMap) {
+    /// Names this span as the parent, in the headers of a request that has no span of its own yet.
+    pub fn add_to(&self, headers: &mut HeaderMap) {
         let mut text = Vec::with_capacity(LENGTH);
         AttemptTrace { trace: self, span: self.span }.write(&mut text);
         if let Ok(value) = HeaderValue::from_bytes(&text) {
@@ -340,7 +340,7 @@ mod tests {
     fn a_job_continues_the_trace_of_its_request() {
         let mut headers = HeaderMap::new();
         let request = RequestTrace::begin(&mut headers, 1.0, clock::now());
-        request.add_to_job(&mut headers);
+        request.add_to(&mut headers);
         let run = RequestTrace::begin(&mut headers, 0.0, clock::now());
         assert_eq!((run.trace_id, run.parent), (request.trace_id, Some(request.span)));
         assert!(run.is_sampled() && headers.is_empty());

@@ -50,7 +50,7 @@ pub async fn become_job(
     // The runs of the job have the id of the request.
     request.record.request_id.add_to_request(request.head.headers_mut());
     if let Some(trace) = &request.record.trace {
-        trace.add_to_job(request.head.headers_mut());
+        trace.add_to(request.head.headers_mut());
     }
     let mut response = match accept(&mut request, *preference, &store, wait).await {
         Ok(response) => response,
