@@ -63,7 +63,7 @@ function Benchmark({ benchmark, onChange }) {
       <div class="columns"><div><h3>Thresholds</h3><${Thresholds} run=${last} thresholds=${benchmark.thresholds} /></div>
         <div><h3>${isRunning(last) ? 'So far' : 'Last run'}</h3>${(last?.arms ?? []).map((arm) => html`<${Arm} key=${arm.target} arm=${arm} />`)}${!last && html`<p class="muted">No run is stored</p>`}</div>
         <div><h3>Run</h3><${Facts} of=${[
-          ['Load', format.visible(load, 200)],
+          ['Target', last ? null : format.visible(target, 120)], ['Load', format.visible(load, 200)],
           ['Ended', last?.ended ? html`<${Ago} at=${last.ended} />` : null], ['Started by', last ? format.words(last.trigger) : null],
           ['Next', benchmark.next ? html`<${Time} at=${benchmark.next} />` : 'by hand only'],
           ['Baseline', baseline ? (baseline === last?.id ? 'this run' : html`<code>${format.visible(baseline, 30)}</code>`) : 'none'],
