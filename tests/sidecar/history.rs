@@ -134,7 +134,7 @@ fn a_series_that_cannot_be_read_is_refused_with_what_was_expected() {
         ("metric=requests&from=1h&step=1s", "expected at least 10s"),
         ("metric=requests&from=7d&step=1m", "expected at most 1500"),
         ("metric=requests&from=5m&to=10m", "`from` is not before `to`"),
-        ("metric=requests&since=5m", "unknown key `since`"),
+        ("metric=requests&since=5m", "unknown parameter `since`"),
     ] {
         let (status, text) = sidecar.admin_get(&format!("/api/series?{query}"));
         assert_eq!(status, 400, "{query}: {text}");
