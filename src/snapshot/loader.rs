@@ -18,7 +18,7 @@ use super::policy_files::{DiskSources, PlaceholderSources, read_dir};
 use super::reload_requests::ReloadRequests;
 use super::{CurrentSnapshot, Snapshot};
 use crate::clock;
-use crate::policy::yaml::diagnostic::Diagnostic;
+use crate::policy::yaml::diagnostic::{Diagnostic, render};
 use crate::policy::{self, Locations, Sources, diff};
 use crate::resilience::words::words;
 use crate::telemetry::events::NewEvent;
@@ -57,6 +57,9 @@ pub struct LastLoad {
     pub at: String,
     pub result: LoadResult,
     pub problems: Vec<String>,
+    /// The problems with the lines of the files that they are about.
+    #[serde(default)]
+    pub details: Vec<String>,
     pub warnings: Vec<String>,
     /// The differences between the policy in force and the one before it.
     pub changes: Vec<String>,
@@ -205,7 +208,9 @@ impl Loader {
         let result = match read(&self.path) {
             Ok(policy) => self.apply(policy),
             Err(problems) => {
-                self.reject(&problems.iter().map(ToString::to_string).collect::<Vec<_>>(), digest)
+                let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                let quote = |problem| render(std::slice::from_ref(problem), false);
+                self.reject(&texts, problems.iter().map(quote).collect(), digest)
             }
         };
         let metrics = &self.builder.live.metrics;
@@ -223,7 +228,7 @@ impl Loader {
         let changes = diff::changes(&before.policy, &loaded.policy);
         let snapshot = match self.builder.build(loaded.policy, loaded.hash) {
             Ok(snapshot) => snapshot,
-            Err(error) => return self.reject(&[format!("error: {error}")], digest),
+            Err(error) => return self.reject(&[format!("error: {error}")], vec![], digest),
         };
         self.builder.live.buffers.retune(snapshot.policy.server.buffered);
         let mut state = self.state();
@@ -257,13 +262,15 @@ impl Loader {
         LoadResult::Applied
     }
 
-    fn reject(&self, problems: &[String], digest: FilesDigest) -> LoadResult {
+    /// `details`: the problems with the lines that they quote.
+    fn reject(&self, problems: &[String], details: Vec<String>, digest: FilesDigest) -> LoadResult {
         for problem in problems {
             tracing::error!("{problem}");
         }
         let mut state = self.state();
         state.digest = digest;
-        state.status.last_load = last_load(LoadResult::Rejected, problems.to_vec(), vec![], vec![]);
+        let rejected = last_load(LoadResult::Rejected, problems.to_vec(), vec![], vec![]);
+        state.status.last_load = LastLoad { details, ..rejected };
         let short = state.status.in_force.short.clone();
         drop(state);
         tracing::error!(
@@ -299,5 +306,6 @@ fn last_load(
     warnings: Vec<String>,
     changes: Vec<String>,
 ) -> LastLoad {
-    LastLoad { at: rfc3339(clock::wall()), result, problems, warnings, changes }
+    let (at, details) = (rfc3339(clock::wall()), Vec::new());
+    LastLoad { at, result, problems, details, warnings, changes }
 }

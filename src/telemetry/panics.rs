@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(output.status.code(), Some(i32::from(EXIT_CODE)), "{log}");
         let lines: Vec<_> = log.lines().filter(|line| line.contains("ERROR panic")).collect();
         assert_eq!(lines.len(), 2, "{log}");
-        assert!(lines[0].contains("the request is ended") && lines[0].contains("the first"));
+        assert!(lines[0].contains("policy load is ended") && lines[0].contains("the first"));
         assert!(lines[1].contains("the process ends") && lines[1].contains("\"background\""));
     }
 }

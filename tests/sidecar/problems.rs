@@ -94,6 +94,8 @@ fn a_rejected_policy_is_listed_with_its_first_error_until_it_is_mended() {
     let sidecar = single_worker(&yaml);
     sidecar.write_policy("policy", &yaml.replace("providers: [a]", "provider: [a]"));
     sidecar.wait_until(|sidecar| last_load(sidecar)["result"] == "rejected");
+    let details = last_load(&sidecar)["details"][0].to_string();
+    assert!(details.contains("policy.yaml:") && details.contains("provider: [a]"), "{details}");
     let problem = &api(&sidecar, "/api/status")["problems"][0];
     assert_eq!(problem["code"], "policy_rejected");
     assert!(

@@ -189,7 +189,7 @@ def the_broken_provider_is_named_on_the_first_screen(walk):
     problem = page.locator(".problem").filter(has_text="broken").first
     expect(problem).to_be_in_viewport()
     expect(problem).to_contain_text("Critical")
-    expect(problem.locator("code")).to_have_text("outrigger breakers broken")
+    expect(problem.locator("code")).to_have_text("outrigger breakers")
     expect(walk.row("Providers", "broken").first).to_contain_text("Breaker open")
 
 

@@ -10,7 +10,7 @@ export function Policies() {
   const policies = usePoll('/api/policies');
   return html`<${Page} title="Policies" intro="The policy that decides now, and the last attempt to load another.">
     <${Loaded} of=${policies}>${({ in_force: inForce, last_load: load }) => html`<${Answer} inForce=${inForce} load=${load} />
-      ${load?.problems.length > 0 && html`<${Card} title="Problems" note=${format.plural(load.problems.length, 'problem')}><div class="stack tight">${load.problems.map((problem, index) => html`<${Snippet} key=${index} label=${`Problem ${index + 1}`}>${problem}<//>`)}
+      ${load?.problems.length > 0 && html`<${Card} title="Problems" note=${format.plural(load.problems.length, 'problem')}><div class="stack tight">${(load.details?.length ? load.details : load.problems).map((problem, index) => html`<${Snippet} key=${index} label=${`Problem ${index + 1}`}>${problem}<//>`)}
         <p><${Command}>outrigger check<//></p></div><//>`}
       <${InForce} inForce=${inForce} />
       ${load?.warnings.length > 0 && html`<${Card} title="Warnings" note=${format.plural(load.warnings.length, 'warning')}><div class="stack tight">${load.warnings.map((warning, index) => html`<${Snippet} key=${index} label=${`Warning ${index + 1}`} tone="warn">${warning}<//>`)}</div><//>`}
