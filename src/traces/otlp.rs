@@ -81,13 +81,17 @@ struct Attribute {
 }
 
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
 enum AttributeValue {
-    StringValue(String),
-    IntValue(String),
-    DoubleValue(f64),
-    BoolValue(bool),
-    ArrayValue(AttributeList),
+    #[serde(rename = "stringValue")]
+    Text(String),
+    #[serde(rename = "intValue")]
+    Integer(String),
+    #[serde(rename = "doubleValue")]
+    Number(f64),
+    #[serde(rename = "boolValue")]
+    Flag(bool),
+    #[serde(rename = "arrayValue")]
+    List(AttributeList),
 }
 
 #[derive(Debug, Serialize)]
@@ -118,7 +122,7 @@ impl SpanStatus {
 
 impl Attributes {
     pub fn text(&mut self, key: &'static str, value: impl Display) {
-        self.add(key, AttributeValue::StringValue(value.to_string()));
+        self.add(key, AttributeValue::Text(value.to_string()));
     }
 
     /// Adds a text that may be absent.
@@ -127,25 +131,25 @@ impl Attributes {
     }
 
     pub fn integer(&mut self, key: &'static str, value: impl Into<u64>) {
-        self.add(key, AttributeValue::IntValue(value.into().to_string()));
+        self.add(key, AttributeValue::Integer(value.into().to_string()));
     }
 
     pub fn number(&mut self, key: &'static str, value: f64) {
-        self.add(key, AttributeValue::DoubleValue(value));
+        self.add(key, AttributeValue::Number(value));
     }
 
     /// Adds a flag that is absent where it is false.
     pub fn flag(&mut self, key: &'static str, value: bool) {
         if value {
-            self.add(key, AttributeValue::BoolValue(true));
+            self.add(key, AttributeValue::Flag(true));
         }
     }
 
     /// Adds a list that is absent where it is empty.
     pub fn list(&mut self, key: &'static str, values: Vec<String>) {
         if !values.is_empty() {
-            let values = values.into_iter().map(AttributeValue::StringValue).collect();
-            self.add(key, AttributeValue::ArrayValue(AttributeList { values }));
+            let values = values.into_iter().map(AttributeValue::Text).collect();
+            self.add(key, AttributeValue::List(AttributeList { values }));
         }
     }
 
