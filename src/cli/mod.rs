@@ -17,6 +17,7 @@ mod queue;
 mod run;
 mod setup;
 mod status;
+mod top;
 mod watch;
 
 use std::io::Write;
@@ -115,6 +116,7 @@ enum Command {
         outrigger recommendations\n  \
         outrigger recommendations --json")]
     Recommendations(AdminArgs),
+    Top(top::TopArgs),
     Requests(watch::requests::RequestsArgs),
     Why(watch::requests::WhyArgs),
     Tap(watch::tap::TapArgs),
@@ -146,6 +148,7 @@ pub fn main() -> ExitCode {
         Command::Schema => check::schema(),
         Command::Explain(args) => explain::run(&args),
         Command::Status(admin) => status::run(&admin),
+        Command::Top(args) => exit(top::run(args)),
         Command::Retry(admin) => print(analytics::retry(&admin)),
         Command::Balance(admin) => print(analytics::balance(&admin)),
         Command::Recommendations(admin) => print(analytics::recommendations(&admin)),

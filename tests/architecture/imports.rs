@@ -61,7 +61,7 @@ const ORDERS: &[(&str, &[&str])] = &[
         "admin",
         &["mod", "recommendations", "analytics", "benchmarks history status", "*", "openapi"],
     ),
-    ("cli", &["mod analytics watch bench setup *"]),
+    ("cli", &["mod top analytics watch bench setup *"]),
     ("benchmark", &["mod", "runner local", "run schedule", "*", "history", "report"]),
     ("fleet", &["*", "redis"]),
     ("jobs", &["mod", "*", "sharing"]),

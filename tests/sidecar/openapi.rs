@@ -173,7 +173,8 @@ fn every_operation_responds_as_the_document_declares() {
             operation.parameters("query").into_iter().filter(|it| it["required"] == true);
         for (at, parameter) in required.enumerate() {
             let name = parameter["name"].as_str().expect("a name");
-            target.push_str(&format!("{}{name}=a", if at == 0 { '?' } else { '&' }));
+            let value = if name == "metric" { "requests" } else { "a" };
+            target.push_str(&format!("{}{name}={value}", if at == 0 { '?' } else { '&' }));
         }
         let call = match operation.path {
             "/api/benchmarks/{name}/baseline" if operation.method == "PUT" => {

@@ -2,5 +2,5 @@
 
 pub mod events;
 pub mod requests;
-mod stream;
+pub mod stream;
 pub mod tap;
