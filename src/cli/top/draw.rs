@@ -15,7 +15,7 @@ use crate::cli::output::duration;
 use crate::telemetry::escape::escape;
 
 /// The least width of the last column.
-const LEAST: usize = 10;
+const LEAST: usize = 16;
 
 const HELP: &[&str] = &[
     "/       show only rows that contain a text; Enter keeps it, Esc removes it",
@@ -34,7 +34,7 @@ const HELP: &[&str] = &[
 ];
 
 /// Lines from the top to the bottom of the screen.
-struct Page<'s> {
+struct TopScreen<'s> {
     state: &'s TopState,
     width: usize,
     lines: Vec<Line<'static>>,
@@ -42,7 +42,7 @@ struct Page<'s> {
 
 pub(super) fn draw(frame: &mut Frame<'_>, state: &TopState) {
     let area = frame.area();
-    let mut page = Page { state, width: usize::from(area.width), lines: Vec::new() };
+    let mut page = TopScreen { state, width: usize::from(area.width), lines: Vec::new() };
     let height = usize::from(area.height);
     page.head();
     page.body(height.saturating_sub(1));
@@ -66,7 +66,7 @@ fn cut(text: &str, width: usize) -> String {
     short
 }
 
-impl Page<'_> {
+impl TopScreen<'_> {
     fn style(&self, colour: Color) -> Style {
         if self.state.is_coloured { Style::new().fg(colour) } else { Style::new() }
     }
@@ -95,7 +95,13 @@ impl Page<'_> {
             status.version, status.listener, status.policy
         );
         self.add(&title, self.bold());
-        self.add(&minute(status), Style::new());
+        let parts = minute(status);
+        let widths = parts.iter().scan(0, |end, part| {
+            *end += part.chars().count() + GAP;
+            Some(*end)
+        });
+        let fitting = widths.filter(|end| *end <= self.width + GAP).count().max(1);
+        self.add(&parts[..fitting.min(parts.len())].join("  "), Style::new());
         match (&state.failure, status.problems.is_empty()) {
             (Some(_), _) => self.failure(),
             (None, true) => self.add(&status.summary, self.style(Color::Green)),

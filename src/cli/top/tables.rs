@@ -119,22 +119,21 @@ fn millis(value: Option<f64>) -> String {
     )
 }
 
-/// The figures of the last minute in one line.
-pub(super) fn minute(status: &SidecarStatus) -> String {
-    let Some(rates) = &status.rates else { return "no figures yet".to_owned() };
+/// The figures of the last minute, the most important first.
+pub(super) fn minute(status: &SidecarStatus) -> Vec<String> {
+    let Some(rates) = &status.rates else { return vec!["no figures yet".to_owned()] };
     let LatencyPercentiles { p50_ms, p95_ms, p99_ms } = rates.latency;
+    let mut parts = vec![
+        format!("{} requests/s", rate(rates.requests_per_second)),
+        format!("{} failed", share(rates.failed_share)),
+        format!("{} retries/s", rate(rates.retries_per_second)),
+        format!("p50 {}", millis(p50_ms)),
+        format!("p95 {}", millis(p95_ms)),
+        format!("p99 {}", millis(p99_ms)),
+    ];
     let costs = rates.cost_per_hour.iter();
-    let costs = costs.map(|(currency, cost)| format!("  {} {currency}/h", amount(*cost)));
-    format!(
-        "{} requests/s  {} failed  {} retries/s  p50 {}  p95 {}  p99 {}{}",
-        rate(rates.requests_per_second),
-        share(rates.failed_share),
-        rate(rates.retries_per_second),
-        millis(p50_ms),
-        millis(p95_ms),
-        millis(p99_ms),
-        costs.collect::<String>(),
-    )
+    parts.extend(costs.map(|(currency, cost)| format!("{} {currency}/h", amount(*cost))));
+    parts
 }
 
 /// Orders the rows with the largest first; names stay in their order.
