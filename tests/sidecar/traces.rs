@@ -294,6 +294,45 @@ fn a_stream_shows_its_tokens_and_the_time_to_its_first_content() {
 }
 
 #[test]
+fn a_whole_response_shows_its_tokens_and_a_cached_one_makes_no_attempt() {
+    let json_type = vec![("content-type".to_owned(), "application/json".to_owned())];
+    let usage = json!({ "prompt_tokens": 5, "completion_tokens": 7 });
+    let body = json!({ "choices": [], "usage": usage }).to_string();
+    let (a, spans) = (Origin::start(Behaviour::Status(200, json_type, body)), receiver());
+    let rest = route("providers: [a], cache: c")
+        + "caches: { c: { max_bytes: 1MiB, store: { ttl: 60s, key: [path, body] } } }\n";
+    let provider = "generates: [chat], auth: none";
+    let yaml = policy(&[("a", &a.url(), provider)], &rest) + &tracing_to(&spans, "");
+    let sidecar = single_worker(&yaml);
+    assert_eq!(sidecar.send(&chat()).status, 200);
+    let (request, attempts) = tree(&spans, 1);
+    assert_eq!(request.get("outrigger.cache"), "miss");
+    assert_eq!(attempts[0].get("gen_ai.usage.input_tokens"), "5");
+    assert_eq!(attempts[0].get("gen_ai.usage.output_tokens"), "7");
+    assert_eq!(attempts[0].get("gen_ai.response.time_to_first_chunk"), &Value::Null);
+    assert_eq!(sidecar.send(&chat()).status, 200);
+    let hit = wait_for_spans(&spans, 3).swap_remove(2);
+    assert_eq!((hit.kind(), hit.get("outrigger.cache")), (2, &json!("hit")));
+}
+
+#[test]
+fn an_interrupted_stream_is_an_error_of_its_request_and_attempt() {
+    let chunk = json!({ "object": "chat.completion.chunk",
+        "choices": [{ "index": 0, "delta": { "content": "Hi" } }] });
+    let frames = vec![chunk.to_string(); 3];
+    let stream = Stream { frames, gate: Gate::open(), ending: Ending::Cut };
+    let (a, spans) = (Origin::start(Behaviour::Sse(stream)), receiver());
+    let yaml = policy(&[("a", &a.url(), "")], &route("providers: [a]")) + &tracing_to(&spans, "");
+    let sidecar = single_worker(&yaml);
+    let call = Call::json("/v1/chat/completions", &json!({ "model": "small", "stream": true }));
+    sidecar.send(&call);
+    let (request, attempts) = tree(&spans, 1);
+    assert!(request.is_error() && attempts[0].is_error());
+    assert_eq!(request.get("outrigger.result"), "interrupted");
+    assert_eq!(request.get("error.type"), attempts[0].get("error.type"));
+}
+
+#[test]
 fn the_runs_of_a_job_belong_to_the_trace_of_its_request() {
     let (origin, spans, data) =
         (Origin::script([Behaviour::status(503, &[]), Behaviour::Chat]), receiver(), data_dir());
