@@ -122,6 +122,20 @@ fn a_lost_redis_is_listed_until_it_is_back() {
 }
 
 #[test]
+fn a_route_whose_requests_fail_is_listed_with_their_number() {
+    let a = Origin::start(Behaviour::status(500, &[]));
+    let route = route("providers: [a], retry: none");
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "breaker: none")], &route));
+    (0..20).for_each(|_| assert_eq!(sidecar.send(&chat()).status, 500));
+    sidecar.wait_until(|sidecar| codes(sidecar) == ["route_failing"]);
+    sidecar.wait_until(|sidecar| {
+        let status = api(sidecar, "/api/status");
+        let what = "20 of 20 requests of route all failed in the last minute";
+        status["summary"] == what && status["problems"][0]["severity"] == "critical"
+    });
+}
+
+#[test]
 fn events_are_listed_newest_first_by_kind_and_key() {
     let a = Origin::start(Behaviour::Chat);
     let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));

@@ -145,8 +145,9 @@ async fn policies(State(admin): State<Arc<AdminState>>) -> ApiJson<PolicyStatus>
 
 async fn status(State(admin): State<Arc<AdminState>>) -> ApiJson<SidecarStatus> {
     let (snapshot, now) = (admin.current.load_full(), clock::now());
-    let problems = open_problems(&admin, &admin.queues().await).await;
     let minute = LastMinute::new(&admin);
+    let problems = open_problems(&admin, &admin.queues().await, minute.as_ref()).await;
+    let rates = minute.as_ref().map(LastMinute::sidecar);
     let providers = snapshot.providers.iter().map(|provider| ProviderStatus {
         rates: minute.as_ref().map(|minute| minute.provider(&snapshot, provider)),
         ..ProviderStatus::new(&admin.live, provider, now)
@@ -159,7 +160,7 @@ async fn status(State(admin): State<Arc<AdminState>>) -> ApiJson<SidecarStatus> 
     });
     ApiJson(SidecarStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        summary: summary(&problems),
+        summary: summary(&problems, rates.as_ref().and_then(|rates| rates.failed_share)),
         problems,
         uptime_seconds: now.saturating_duration_since(admin.started).as_secs(),
         ready: admin.ready.load(Ordering::Acquire),
@@ -170,7 +171,7 @@ async fn status(State(admin): State<Arc<AdminState>>) -> ApiJson<SidecarStatus> 
         providers: providers.collect(),
         routes: routes.collect(),
         held: admin.live.held().into_iter().map(HeldEndpoint::new).collect(),
-        rates: minute.as_ref().map(LastMinute::sidecar),
+        rates,
     })
 }
 

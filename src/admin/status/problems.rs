@@ -8,6 +8,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rates::LastMinute;
 use crate::admin::breakers::HeldEndpoint;
 use crate::admin::queue::QueueStatus;
 use crate::admin::state::AdminState;
@@ -19,6 +20,11 @@ use crate::telemetry::events::{Event, rfc3339};
 
 /// A retry budget with less than this is spent.
 const SPENT: f64 = 1.0;
+/// A route fails if in the last minute at least this many of its requests failed, and this share.
+const FAILED_REQUESTS: f64 = 10.0;
+const FAILED_SHARE: f64 = 0.05;
+/// From this share on it is critical.
+const CRITICAL_SHARE: f64 = 0.5;
 
 /// Something that is wrong now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +33,8 @@ pub struct OpenProblem {
     pub severity: ProblemSeverity,
     /// `policy_rejected`, `breaker_open`, `provider_drained`, `credential_rejected`, `held`,
     /// `fleet_detached`, `policies_differ`, `store_unusable`, `queue_paused`, `queue_filling`,
-    /// `dead_jobs`, `retry_budget_spent`, `degraded`, `regression` or `host_regression`.
+    /// `dead_jobs`, `route_failing`, `retry_budget_spent`, `degraded`, `regression` or
+    /// `host_regression`.
     pub code: String,
     /// The object in question: a provider, a route, a queue, a breaker's key.
     pub subject: String,
@@ -60,7 +67,11 @@ struct ProblemList<'s> {
 }
 
 /// All problems, critical ones first.
-pub async fn open_problems(admin: &AdminState, queues: &[QueueStatus]) -> Vec<OpenProblem> {
+pub(super) async fn open_problems(
+    admin: &AdminState,
+    queues: &[QueueStatus],
+    minute: Option<&LastMinute>,
+) -> Vec<OpenProblem> {
     let events = admin.live.events.all();
     let mut list = ProblemList { admin, now: clock::now(), events, problems: Vec::new() };
     list.policy();
@@ -70,6 +81,7 @@ pub async fn open_problems(admin: &AdminState, queues: &[QueueStatus]) -> Vec<Op
     list.fleet().await;
     list.store();
     queues.iter().for_each(|queue| list.queue(queue));
+    minute.into_iter().for_each(|minute| list.failing_routes(minute));
     list.budgets();
     list.modes();
     list.regressions();
@@ -245,6 +257,27 @@ impl ProblemList<'_> {
         }
     }
 
+    fn failing_routes(&mut self, minute: &LastMinute) {
+        let snapshot = self.admin.current.load_full();
+        for name in snapshot.routes.iter().map(|route| route.policy.name.as_str()) {
+            let (requests, share) = (minute.requests(name), minute.route(name).failed_share);
+            let Some(share) = share.filter(|share| *share >= FAILED_SHARE) else { continue };
+            if requests * share < FAILED_REQUESTS {
+                continue;
+            }
+            let (failed, total) = (requests * share, requests);
+            let what = format!(
+                "{failed:.0} of {total:.0} requests of route {name} failed in the last minute"
+            );
+            let severity = match share >= CRITICAL_SHARE {
+                true => ProblemSeverity::Critical,
+                false => ProblemSeverity::Warning,
+            };
+            let command = format!("outrigger requests route:{name} failed");
+            self.add(severity, "route_failing", name, what, command);
+        }
+    }
+
     fn budgets(&mut self) {
         let snapshot = self.admin.current.load_full();
         for route in &snapshot.routes {
@@ -291,9 +324,15 @@ impl ProblemList<'_> {
 }
 
 /// The state in one sentence.
-pub fn summary(problems: &[OpenProblem]) -> String {
+pub fn summary(problems: &[OpenProblem], failed_share: Option<f64>) -> String {
     match problems {
-        [] => "everything works".to_owned(),
+        [] => match failed_share.filter(|share| *share > 0.0) {
+            Some(share) => {
+                let percent = share * 100.0;
+                format!("everything works; {percent:.2} % of the last minute's requests failed")
+            }
+            None => "everything works".to_owned(),
+        },
         [only] => only.what.clone(),
         [first, _] => format!("{}; 1 more problem", first.what),
         [first, rest @ ..] => format!("{}; {} more problems", first.what, rest.len()),

@@ -143,6 +143,11 @@ impl LastMinute {
         }
     }
 
+    /// The number of requests of a route.
+    pub fn requests(&self, route: &str) -> f64 {
+        sum(&self.requests, |labels| labels.get("route") == Some(route))
+    }
+
     pub fn route(&self, name: &str) -> RouteMinute {
         self.of_requests(|labels| labels.get("route") == Some(name))
     }

@@ -22,7 +22,7 @@ import { Events } from './pages/events.js';
 /** `codes` are problems that are counted beside the page's name. */
 const PAGES = [
   { group: 'Now', key: 'o', name: 'overview', title: 'Overview', page: Overview, codes: null },
-  { group: 'Now', key: 'r', name: 'requests', title: 'Requests', page: Requests, codes: [] },
+  { group: 'Now', key: 'r', name: 'requests', title: 'Requests', page: Requests, codes: ['route_failing'] },
   { group: 'Now', key: 'b', name: 'breakers', title: 'Breakers', page: Breakers, codes: ['breaker_open', 'held', 'credential_rejected', 'provider_drained'] },
   { group: 'Now', key: 'q', name: 'queue', title: 'Queue and jobs', page: Queue, codes: ['queue_paused', 'queue_filling', 'dead_jobs', 'store_unusable'] },
   { group: 'Decisions', key: 't', name: 'retries', title: 'Retries and budget', page: Retries, codes: ['retry_budget_spent'] },
