@@ -1,6 +1,6 @@
 //! `/api/recommendations`: advice from the figures of the last hour.
 //!
-//! Each rule is a pure function over [`Evidence`], with a minimum of it: advice from a handful of
+//! Each rule is a pure function over `Evidence`, with a minimum of it: advice from a handful of
 //! requests would be noise. A rule states its figures, and the place in the policy that it is about.
 
 mod collect;

@@ -344,6 +344,8 @@ fn first_line(text: &str) -> String {
 }
 
 fn seconds(ms: u64) -> String {
-    let rounded = if ms >= 10_000 { ms / 1000 * 1000 } else { ms / 100 * 100 };
-    show_duration(std::time::Duration::from_millis(rounded))
+    match ms {
+        ..10_000 => format!("{:.1}s", ms as f64 / 1e3),
+        _ => show_duration(std::time::Duration::from_millis(ms / 1_000 * 1_000)),
+    }
 }

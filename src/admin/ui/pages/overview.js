@@ -101,7 +101,7 @@ function Providers({ status, breakers, series, events }) {
     { label: 'Provider', lead: true, cell: (row) => html`<strong><${Name}>${row.name}<//></strong><div>${stateBadge(row, breakers)}</div>` },
     { label: 'Share', help: 'Seen in the last minute; wanted by the policy', blank: (row) => !share(row.rates), cell: (row) => share(row.rates) ? html`${format.percent(row.rates.share_seen)}<span class="sub bar-line"><${Bar} share=${row.rates.share_seen} mark=${row.rates.share_wanted} /></span><span class="sub nowrap">wanted ${format.percent(row.rates.share_wanted)}</span>` : format.NONE },
     { label: 'Attempts/s', num: true, cell: (row) => html`${format.compact(row.rates?.attempts_per_second)}<span class="sub">${row.in_flight} in flight</span>${row.waiting > 0 && html`<span class="sub tone-warn">${row.waiting} waiting</span>`}` },
-    { label: 'Success', num: true, help: 'Of attempts; as clients saw it', cell: (row) => html`<span class=${row.rates?.success_share < 0.95 ? 'tone-bad' : ''}>${format.percent(row.rates?.success_share)}</span><span class="sub">clients ${row.rates?.client_failed_share == null ? format.NONE : format.percent(1 - row.rates.client_failed_share)}</span>` },
+    { label: 'Success', num: true, help: 'Of attempts', cell: (row) => html`<span class=${row.rates?.success_share < 0.95 ? 'tone-bad' : ''}>${format.percent(row.rates?.success_share)}</span>` },
     { label: 'First byte', num: true, help: 'Median, p95 and p99', cell: (row) => html`${format.duration(row.rates?.p50_ms)}<span class="sub">p95 ${format.duration(row.rates?.p95_ms)}</span><span class="sub">p99 ${format.duration(row.rates?.p99_ms)}</span>` },
     { label: 'First token', num: true, help: 'Median time to the first content of a stream', blank: (row) => row.rates?.first_content_ms == null, cell: (row) => format.duration(row.rates?.first_content_ms) },
     { label: 'Capacity', help: 'Used share of the concurrency limit', cell: (row) => capacity(row) },
@@ -169,12 +169,17 @@ function Routes({ routes }) {
   return html`<${Card} title="Routes" flush><${Table} label="Routes" columns=${columns} rows=${routes} rowKey=${(row) => row.name} empty="The policy has no route" /><//>`;
 }
 
+/** Text with its parts between backticks as code. */
+function withCode(text) {
+  return text.split('`').map((part, index) => (index % 2 ? html`<code>${part}</code>` : part));
+}
+
 /** Advice from the figures of the last hour, of all codes or of some; nothing where there is none. */
 export function Recommendations({ codes }) {
   const all = usePoll('/api/recommendations', 10_000).data?.recommendations ?? [];
   const found = codes ? all.filter(({ code }) => codes.includes(code)) : all;
   if (!found.length) return null;
   return html`<${Card} title="Recommendations" note="From the figures of the last hour" flush><ul class="problems">${found.map((one) => html`<li class="problem" key=${`${one.code} ${one.subject}`}>
-    <div><${Badge}>Advice<//></div><div><h3>${format.visible(format.sentence(one.text, one.subject), 500)}</h3><p>${format.visible(format.sentence(one.suggestion), 500)} <${Source}>${one.source}<//></p>
+    <div><${Badge}>Advice<//></div><div><h3>${format.visible(format.sentence(one.text, one.subject), 500)}</h3><p>${withCode(format.visible(format.sentence(one.suggestion), 500))} <${Source}>${one.source}<//></p>
       <p class="small">${(one.figures ?? []).map(({ name, value }) => `${format.visible(name, 80)}: ${format.visible(value, 40)}`).join('; ')}</p></div></li>`)}</ul><//>`;
 }
