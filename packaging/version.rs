@@ -2,7 +2,7 @@
 //!
 //! A release build adds the commit: `OUTRIGGER_COMMIT` if it is set, otherwise that of the git
 //! repository. Without either (a source archive, no git) it is the version alone. Other builds do not
-//! read the commit, so that a commit does not make them compile anew.
+//! read the commit, so that a commit does not make them compile again.
 
 #![allow(clippy::print_stdout)]
 

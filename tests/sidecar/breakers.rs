@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::fixtures::{
-    CHAT, api, breaker, chat, chat_for, is_from, policy, problem_type, reload, route,
+    CHAT, api, breaker, chat, chat_for, is_from, policy, post_admin, problem_type, reload, route,
     single_worker, state,
 };
 use crate::support::{Behaviour, Call, Gate, Origin, Sidecar, Stream};
@@ -122,6 +122,21 @@ fn a_breaker_in_shadow_mode_counts_failures_and_rejects_nothing() {
     }
     assert_eq!((a.count(), state(&sidecar, "a").as_str()), (6, "open"));
     assert_eq!(breaker(&sidecar, "a")["mode"], "shadow");
+}
+
+#[test]
+fn selections_that_a_breaker_excludes_its_endpoint_from_are_counted() {
+    let (a, b) = (Origin::start(Behaviour::Chat), Origin::start(Behaviour::Chat));
+    let providers = [("a", &*a.url(), ""), ("b", &*b.url(), "")];
+    let sidecar = single_worker(&policy(&providers, &route("providers: [a], fallback: [b]")));
+    post_admin(&sidecar, "/api/circuit-breakers/open/a", &json!({}));
+    (0..3).for_each(|_| assert_eq!(sidecar.send(&chat()).status, 200));
+    let metrics = sidecar.admin_get("/metrics").1;
+    let of_a = |line: &&str| {
+        line.starts_with("outrigger_breaker_rejections_total{") && line.contains("provider=\"a\"")
+    };
+    let counted = metrics.lines().find(of_a).and_then(|line| line.rsplit(' ').next());
+    assert_eq!((counted, a.count(), b.count()), (Some("3"), 0, 3), "{metrics}");
 }
 
 #[test]

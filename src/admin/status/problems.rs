@@ -8,7 +8,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rates::LastMinute;
+use super::rates::{LastMinute, RequestCount};
 use crate::admin::breakers::HeldEndpoint;
 use crate::admin::queue::QueueStatus;
 use crate::admin::state::AdminState;
@@ -260,16 +260,14 @@ impl ProblemList<'_> {
     fn failing_routes(&mut self, minute: &LastMinute) {
         let snapshot = self.admin.current.load_full();
         for name in snapshot.routes.iter().map(|route| route.policy.name.as_str()) {
-            let (requests, share) = (minute.requests(name), minute.route(name).failed_share);
-            let Some(share) = share.filter(|share| *share >= FAILED_SHARE) else { continue };
-            if requests * share < FAILED_REQUESTS {
+            let RequestCount { total, failed } = minute.requests(name);
+            if failed < FAILED_REQUESTS || failed < total * FAILED_SHARE {
                 continue;
             }
-            let (failed, total) = (requests * share, requests);
             let what = format!(
                 "{failed:.0} of {total:.0} requests of route {name} failed in the last minute"
             );
-            let severity = match share >= CRITICAL_SHARE {
+            let severity = match failed >= total * CRITICAL_SHARE {
                 true => ProblemSeverity::Critical,
                 false => ProblemSeverity::Warning,
             };

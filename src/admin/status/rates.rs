@@ -91,6 +91,14 @@ pub struct RouteMinute {
     pub latency: LatencyPercentiles,
 }
 
+/// The requests of a minute.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RequestCount {
+    pub total: f64,
+    /// Ended with a status of 5xx, or rejected for lack of capacity.
+    pub failed: f64,
+}
+
 /// All series of a metric, with their increase in the window.
 type Increases<T> = Vec<(Arc<SeriesLabels>, T)>;
 
@@ -143,25 +151,29 @@ impl LastMinute {
         }
     }
 
-    /// The number of requests of a route.
-    pub fn requests(&self, route: &str) -> f64 {
-        sum(&self.requests, |labels| labels.get("route") == Some(route))
+    /// The requests of a route.
+    pub fn requests(&self, route: &str) -> RequestCount {
+        self.count(|labels| labels.get("route") == Some(route))
     }
 
     pub fn route(&self, name: &str) -> RouteMinute {
         self.of_requests(|labels| labels.get("route") == Some(name))
     }
 
-    fn of_requests(&self, is_meant: impl Fn(&SeriesLabels) -> bool) -> RouteMinute {
-        let requests = sum(&self.requests, &is_meant);
-        let failed =
+    fn count(&self, is_meant: impl Fn(&SeriesLabels) -> bool) -> RequestCount {
+        let broken =
             sum(&self.requests, |labels| is_meant(labels) && labels.get("status") == Some("5xx"));
         let rejected = sum(&self.local_responses, |labels| {
             is_meant(labels) && labels.get("reason") == Some(FAILED_LOCALLY)
         });
+        RequestCount { total: sum(&self.requests, &is_meant), failed: broken + rejected }
+    }
+
+    fn of_requests(&self, is_meant: impl Fn(&SeriesLabels) -> bool) -> RouteMinute {
+        let RequestCount { total, failed } = self.count(&is_meant);
         RouteMinute {
-            requests_per_second: requests / self.seconds,
-            failed_share: share(failed + rejected, requests),
+            requests_per_second: total / self.seconds,
+            failed_share: share(failed, total),
             latency: LatencyPercentiles::of(&merged(&self.durations, is_meant)),
         }
     }
