@@ -1,5 +1,6 @@
 //! Caching by policy of responses that HTTP does not allow to store, and request coalescing.
 
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use serde_json::json;
@@ -145,6 +146,27 @@ fn equal_requests_on_all_workers_are_coalesced_into_one() {
     let collapsed =
         responses.iter().filter(|response| cache_status(response).ends_with("; collapsed")).count();
     assert!(collapsed > 0, "no request was coalesced");
+}
+
+#[test]
+fn a_request_that_arrives_as_the_response_ends_is_not_sent_again() {
+    let a = Origin::start(Behaviour::Chat);
+    let sidecar = Sidecar::builder().policy("policy", &yaml(&a, "", "")).workers(4).start();
+    let (rounds, clients) = (500, 8);
+    let start = Arc::new(Barrier::new(clients));
+    let calls: Vec<_> = (0..clients)
+        .map(|_| {
+            let (mut client, start) = (sidecar.client(), Arc::clone(&start));
+            thread::spawn(move || {
+                for round in 0..rounds {
+                    start.wait();
+                    assert_eq!(client.send(&chat_for(&format!("m{round}"))).status, 200);
+                }
+            })
+        })
+        .collect();
+    calls.into_iter().for_each(|call| call.join().expect("every response arrives"));
+    assert_eq!(a.count(), rounds);
 }
 
 /// Sends a request and an equal second one, lets `events` through, and returns both responses.

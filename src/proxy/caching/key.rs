@@ -12,7 +12,7 @@ use http::header::{
 use http::{HeaderValue, Method, Uri};
 
 use crate::cache::cache_control::CacheControl;
-use crate::cache::entry::CachedResponse;
+use crate::cache::entry::{CacheEntry, CachedResponse};
 use crate::cache::key::{CacheKey, CacheKeyBuilder, CacheSecret};
 use crate::credentials::identity::CallerIdentity;
 use crate::json::canonical;
@@ -88,6 +88,33 @@ impl CacheLookup {
             head,
             part,
         })
+    }
+
+    /// The stored response for the request, if no later change of its URI invalidated it.
+    pub fn find(
+        &self,
+        request: &ProxyRequest,
+        cache: &RouteCache,
+        entry: &CacheEntry,
+    ) -> Option<Arc<CachedResponse>> {
+        let live = &cache.live;
+        let valid = |stored: &CachedResponse| {
+            let uri = self.uri.as_ref();
+            uri.is_none_or(|uri| !live.invalidations.covers(uri, stored.requested_at))
+        };
+        entry.find(request.head.headers(), &live.secret, valid)
+    }
+
+    /// Whether another response was stored after the lookup that returned `found`. A new leader
+    /// asks, because the one before it may have ended between the lookup and the join.
+    pub fn changed_since(
+        &self,
+        request: &ProxyRequest,
+        cache: &RouteCache,
+        found: Option<&Arc<CachedResponse>>,
+    ) -> bool {
+        let entry = cache.live.get(&self.key).unwrap_or_default();
+        self.find(request, cache, &entry).as_ref().map(Arc::as_ptr) != found.map(Arc::as_ptr)
     }
 
     /// The range of a stored response that is requested.

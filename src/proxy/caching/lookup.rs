@@ -47,6 +47,18 @@ struct ForwardPlan {
     why: ForwardReason,
 }
 
+impl ForwardPlan {
+    /// Another response was stored since the lookup.
+    fn is_outdated(
+        &self,
+        request: &ProxyRequest,
+        cache: &RouteCache,
+        lookup: &CacheLookup,
+    ) -> bool {
+        lookup.changed_since(request, cache, self.found.as_ref())
+    }
+}
+
 /// The outcome of waiting for the leader.
 enum Waited {
     Done(DispatchOutcome),
@@ -77,9 +89,7 @@ pub async fn serve(
                 return bypass(request, route, cache, ForwardReason::Partial).await;
             }
             LookupResult::ServeStale(stored) => {
-                record_result(request, cache, CacheResult::Stale);
-                revalidate::begin(request, cache, &lookup, &stored);
-                return Ok(from_store(request, stored, Some("stale-while-revalidate")));
+                return Ok(serve_stale(request, cache, &lookup, stored));
             }
             LookupResult::Forward(plan) => plan,
         };
@@ -97,6 +107,7 @@ pub async fn serve(
                     Waited::Alone => None,
                 }
             }
+            Some(CoalesceRole::Lead(_)) if plan.is_outdated(request, cache, &lookup) => continue,
             Some(CoalesceRole::Lead(lead)) => Some(lead),
             None => None,
         };
@@ -118,6 +129,18 @@ fn serve_stored(
     }
     record_result(request, cache, CacheResult::Hit);
     Some(part.unwrap_or_else(|| from_store(request, stored, None)))
+}
+
+/// The stored response, which is revalidated meanwhile.
+fn serve_stale(
+    request: &mut ProxyRequest,
+    cache: &RouteCache,
+    lookup: &CacheLookup,
+    stored: Arc<CachedResponse>,
+) -> Box<PendingResponse> {
+    record_result(request, cache, CacheResult::Stale);
+    revalidate::begin(request, cache, lookup, &stored);
+    from_store(request, stored, Some("stale-while-revalidate"))
 }
 
 fn not_cached(request: &mut ProxyRequest, cache: &RouteCache) -> Problem {
@@ -150,12 +173,9 @@ fn look(
     by: Option<&VariantKey>,
 ) -> LookupResult {
     let (live, now) = (&cache.live, clock::now());
-    let CacheLookup { key, uri, control, .. } = lookup;
+    let CacheLookup { key, control, .. } = lookup;
     let slot = live.get(key).unwrap_or_default();
-    let valid = |stored: &CachedResponse| {
-        uri.as_ref().is_none_or(|uri| !live.invalidations.covers(uri, stored.requested_at))
-    };
-    let found = slot.find(request.head.headers(), &live.secret, valid);
+    let found = lookup.find(request, cache, &slot);
     if let Some(stored) = &found {
         if stored.freshness.satisfies(control, now) {
             return LookupResult::Serve(Arc::clone(stored));

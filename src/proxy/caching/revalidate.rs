@@ -31,6 +31,9 @@ pub fn begin(
     }
     let key = stored.variant.narrow(&lookup.key, request.head.headers(), &cache.live.secret);
     let CoalesceRole::Lead(lead) = cache.live.in_flight.join(key) else { return };
+    if lookup.changed_since(request, cache, Some(stored)) {
+        return;
+    }
     let Some(mut request) = detached_request(request) else { return };
     let found = Some(Arc::clone(stored));
     let fetch =
