@@ -140,7 +140,7 @@ fn metric_of(n: u32) -> u16 {
 }
 
 /// A sample in which every series changes.
-fn stored(numbers: &[Option<u32>], at: u64) -> Vec<u8> {
+fn stored(numbers: &[Option<u32>], at: u64) -> MetricSample {
     let mut sections = Vec::new();
     for metric in 0..SAMPLED.len() as u16 {
         let kind = kind_of(SAMPLED[usize::from(metric)]);
@@ -154,7 +154,7 @@ fn stored(numbers: &[Option<u32>], at: u64) -> Vec<u8> {
         section.entries.dedup_by_key(|entry| entry.series);
         sections.push(section);
     }
-    MetricSample { slots: 1, sections }.encode()
+    MetricSample { slots: 1, sections }
 }
 
 fn value(kind: SampledKind, draw: u64) -> SampledValue {

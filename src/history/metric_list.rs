@@ -94,6 +94,7 @@ pub fn labels_of(metric: &str) -> &'static [&'static str] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::MAX_METRICS;
 
     #[test]
     fn every_sampled_metric_exists_once() {
@@ -101,6 +102,7 @@ mod tests {
             assert!(METRICS.iter().any(|info| info.name == *name), "{name}");
             assert_eq!(number_of(name), Some(at as u16));
         }
+        assert!(SAMPLED.len() <= MAX_METRICS);
         assert!(EACH_SECOND.iter().all(|name| SAMPLED.contains(name)));
     }
 }

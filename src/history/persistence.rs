@@ -110,7 +110,7 @@ impl StoredNumbers {
         }
         self.learn(&sample, at).await?;
         sample.renumber(|series| self.known.get(&series)?.number);
-        self.store.save_sample(at, sample.encode()).await
+        self.store.save_sample(at, sample).await
     }
 
     /// Requests the numbers of the series that are not known yet.

@@ -6,7 +6,7 @@ use super::memory::{MetricHistory, StoredSample};
 use super::metric_list::{kind_of, number_of};
 use super::series_table::SeriesLabels;
 use crate::resilience::stats::metric_sample::{
-    BUCKETS, HistogramSample, SLOT_SECONDS, SampleReader, SampledKind, SampledValue,
+    BUCKETS, HistogramSample, SLOT_SECONDS, SampleReader, SampledKind, SampledValue, SectionReader,
 };
 use crate::store::{Resolution, SampleQuery, Store, StoreError, StoredSamples};
 
@@ -117,7 +117,11 @@ impl MetricHistory {
                 builder.add_series(number, labels);
             }
             for StoredSample { at, data } in state.slots.iter() {
-                builder.sample(*at, data);
+                // Never damaged in memory.
+                let Ok(reader) = SampleReader::new(data) else { continue };
+                let slots = reader.slots;
+                let Ok(section) = reader.section(builder.metric) else { continue };
+                builder.sample(*at, slots, section);
             }
         });
         builder
@@ -136,19 +140,17 @@ impl StoredSamples for SeriesBuilder {
         labels.iter().for_each(|labels| self.add_series(number, labels));
     }
 
-    fn sample(&mut self, at: u64, stored: &[u8]) {
+    fn sample(&mut self, at: u64, slots: u32, section: Option<SectionReader<'_>>) {
         let SeriesQuery { from, to, step, .. } = self.query;
         let position = at.checked_sub(from).filter(|_| at < to).map(|since| since / step);
         let Some(position) = position.and_then(|position| usize::try_from(position).ok()) else {
             return;
         };
         let Some(covered) = self.steps.get_mut(position) else { return };
-        // A damaged sample is left out.
-        let Ok(reader) = SampleReader::new(stored) else { return };
         self.samples += 1;
-        covered.slots = covered.slots.saturating_add(reader.slots);
+        covered.slots = covered.slots.saturating_add(slots);
         covered.last_sample = self.samples;
-        let Ok(Some(mut section)) = reader.section(self.metric) else { return };
+        let Some(mut section) = section else { return };
         while let Ok(Some(entry)) = section.next_entry() {
             if let Some(Some(group)) = self.groups_of.get(&entry.series) {
                 let figure = &mut self.groups[*group].figures[position];

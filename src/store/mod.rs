@@ -56,7 +56,9 @@ pub use crate::store::remote_runs::{FinishedJobs, RemoteOutcome, UnfinishedJob};
 pub use crate::store::rollups::{
     BASELINE_KEPT, MAX_BYTES, RollUpQuery, StoredBaseline, TrackingBatch,
 };
-pub use crate::store::samples::{MAX_SAMPLE_BYTES, SampleQuery, SampleSeries, StoredSamples};
+pub use crate::store::samples::{
+    MAX_METRICS, MAX_SAMPLE_BYTES, SampleQuery, SampleSeries, StoredSamples,
+};
 pub use crate::store::transitions::{AfterFailure, LeaseResult, Partition, UpkeepReport};
 pub use crate::store::writer::{CommitObserver, CommitStats, StoreError};
 

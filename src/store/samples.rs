@@ -1,16 +1,24 @@
 //! Stored samples of metrics, at three resolutions (`levels.rs`).
+//!
+//! A time has a row for each metric, so that a chart reads little else, and before them a row without
+//! a metric, which says how much of the time was sampled.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Store;
 use super::levels::{self, DAY, LeveledTables, Resolution, SqlResult};
 use super::writer::StoreError;
-use crate::resilience::stats::metric_sample::MetricSample;
+use crate::resilience::stats::metric_sample::{MetricSample, SampleReader, SectionReader};
 
 /// Bytes of all samples.
 pub const MAX_SAMPLE_BYTES: u64 = 64 << 20;
 /// Series that the store numbers. A series that no sample had for 90 days makes room for another.
 const MAX_STORED_SERIES: u32 = 16_384;
+
+/// Bits of the metric in the id of a row.
+const METRIC_BITS: u32 = 8;
+/// Metrics that fit: those that can have a row.
+pub const MAX_METRICS: usize = (1 << METRIC_BITS) - 1;
 
 /// The tables of the samples.
 #[derive(Debug)]
@@ -19,7 +27,7 @@ struct Samples;
 impl LeveledTables for Samples {
     const TABLES: [&'static str; 3] = ["samples_10s", "samples_1m", "samples_1h"];
     const BYTES: &'static str = "sample_bytes";
-    const SERIES_BITS: u32 = 0;
+    const SERIES_BITS: u32 = METRIC_BITS;
     type Merged = MetricSample;
 
     fn merge(merged: &mut MetricSample, stored: &[u8]) {
@@ -57,24 +65,37 @@ pub struct SampleQuery {
 pub trait StoredSamples: Send + 'static {
     /// Each series of the metric comes before any sample.
     fn series(&mut self, number: u32, labels: &str);
-    /// `at` is the Unix time in seconds.
-    fn sample(&mut self, at: u64, stored: &[u8]);
+    /// `at` is the Unix time in seconds. Of the slots of 10 s, `slots` were sampled. Without a section
+    /// the metric had no entry.
+    fn sample(&mut self, at: u64, slots: u32, section: Option<SectionReader<'_>>);
+}
+
+/// The number of a part of a sample in the id of its row.
+fn part_number(part: &MetricSample) -> i64 {
+    part.sections.first().map_or(0, |section| i64::from(section.metric) + 1)
 }
 
 /// Adds a sample to that of the same time, which exists if the clock was set back.
-fn save(db: &Connection, at: u64, data: &[u8]) -> SqlResult<()> {
-    let id = levels::first_id::<Samples>(Resolution::TenSeconds, at);
-    let stored = |row: &rusqlite::Row<'_>| row.get::<_, Vec<u8>>(0);
-    let sql = "SELECT data FROM samples_10s WHERE id = ?1";
-    let earlier = db.prepare_cached(sql)?.query_row([id], stored).optional()?;
-    let Some(earlier) = earlier else {
-        return levels::insert::<Samples>(db, Resolution::TenSeconds, &[(id, data.to_vec())]);
-    };
-    let mut merged = MetricSample::default();
-    Samples::merge(&mut merged, &earlier);
-    Samples::merge(&mut merged, data);
-    db.prepare_cached("DELETE FROM samples_10s WHERE id = ?1")?.execute([id])?;
-    levels::insert::<Samples>(db, Resolution::TenSeconds, &[(id, Samples::encode(&merged))])
+fn save(db: &Connection, at: u64, parts: &[MetricSample]) -> SqlResult<()> {
+    let first = levels::first_id::<Samples>(Resolution::TenSeconds, at);
+    let mut rows = Vec::with_capacity(parts.len());
+    for part in parts {
+        let id = first + part_number(part);
+        let stored = |row: &rusqlite::Row<'_>| row.get::<_, Vec<u8>>(0);
+        let sql = "DELETE FROM samples_10s WHERE id = ?1 RETURNING data";
+        let earlier = db.prepare_cached(sql)?.query_row([id], stored).optional()?;
+        let data = earlier.map_or_else(
+            || part.encode(),
+            |earlier| {
+                let mut merged = MetricSample::default();
+                Samples::merge(&mut merged, &earlier);
+                merged.merge(part.clone());
+                merged.encode()
+            },
+        );
+        rows.push((id, data));
+    }
+    levels::insert::<Samples>(db, Resolution::TenSeconds, &rows)
 }
 
 /// The numbers of series, which are added if missing; none where there are too many.
@@ -117,14 +138,27 @@ fn read<S: StoredSamples>(db: &Connection, query: SampleQuery, mut into: S) -> S
     let finer = Resolution::ALL.into_iter().rev().filter(|one| *one <= query.resolution);
     for resolution in finer {
         let table = levels::table::<Samples>(resolution);
-        let sql = format!("SELECT id, data FROM {table} WHERE id >= ?1 AND id < ?2 ORDER BY id");
+        let next =
+            format!("SELECT id, data FROM {table} WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 1");
+        let part = format!("SELECT data FROM {table} WHERE id = ?1");
+        let (mut next, mut part) = (db.prepare_cached(&next)?, db.prepare_cached(&part)?);
         let id = |at| levels::first_id::<Samples>(resolution, at);
-        let mut select = db.prepare_cached(&sql)?;
-        let mut rows = select.query([id(from), id(query.to)])?;
-        while let Some(row) = rows.next()? {
+        loop {
+            let mut rows = next.query([id(from), id(query.to)])?;
+            let Some(row) = rows.next()? else { break };
             let at = levels::time_of::<Samples>(resolution, row.get(0)?);
-            into.sample(at, row.get_ref(1)?.as_blob()?);
             from = at + resolution.seconds();
+            // A damaged sample is left out.
+            let Ok(covered) = SampleReader::new(row.get_ref(1)?.as_blob()?) else { continue };
+            let mut rows = part.query([id(at) + 1 + i64::from(query.metric)])?;
+            let Some(row) = rows.next()? else {
+                into.sample(at, covered.slots, None);
+                continue;
+            };
+            let stored = SampleReader::new(row.get_ref(0)?.as_blob()?);
+            if let Ok(section) = stored.and_then(|stored| stored.section(query.metric)) {
+                into.sample(at, covered.slots, section);
+            }
         }
     }
     Ok(into)
@@ -142,9 +176,10 @@ impl Store {
         self.0.writer.write(move |db| numbers(db, &series, now)).await
     }
 
-    /// Adds the stored form of a sample of 10 s, with the store's numbers.
-    pub async fn save_sample(&self, at: u64, data: Vec<u8>) -> Result<(), StoreError> {
-        self.0.writer.write(move |db| save(db, at, &data)).await
+    /// Adds a sample of 10 s, with the store's numbers of the series.
+    pub async fn save_sample(&self, at: u64, sample: MetricSample) -> Result<(), StoreError> {
+        let parts: Vec<_> = sample.into_parts().collect();
+        self.0.writer.write(move |db| save(db, at, &parts)).await
     }
 
     /// Merges the samples of minutes and hours that are over.

@@ -202,6 +202,15 @@ impl MetricSample {
         }
     }
 
+    /// One sample for each metric, and before them one without a metric, which says that there was a
+    /// sample: a metric without an entry has none.
+    pub fn into_parts(self) -> impl Iterator<Item = MetricSample> {
+        let slots = self.slots;
+        let of_metrics = self.sections.into_iter().filter(|section| !section.entries.is_empty());
+        let parts = of_metrics.map(move |section| MetricSample { slots, sections: vec![section] });
+        std::iter::once(MetricSample { slots, sections: Vec::new() }).chain(parts)
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![FORMAT];
         self.slots.put(&mut bytes);

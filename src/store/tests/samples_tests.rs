@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::resilience::stats::metric_sample::{
-    HistogramSample, MetricSample, SampleReader, SampleSection, SampledKind, SampledValue,
+    HistogramSample, MetricSample, SampleSection, SampledKind, SampledValue, SectionReader,
 };
 
 const START: u64 = 1_700_006_400;
@@ -15,7 +15,7 @@ fn open(folder: &TempDir) -> Store {
 }
 
 /// A counter with this increase, a gauge with it as its level and a histogram with one observation.
-fn sample(increase: f64) -> Vec<u8> {
+fn sample(increase: f64) -> MetricSample {
     let section = |metric, kind, value| {
         let mut section = SampleSection { metric, kind, entries: Vec::new() };
         section.push(1, value);
@@ -28,13 +28,12 @@ fn sample(increase: f64) -> Vec<u8> {
         section(1, SampledKind::Level, SampledValue::Number(increase)),
         section(2, SampledKind::Quantile, SampledValue::Histogram(histogram)),
     ];
-    MetricSample { slots: 1, sections }.encode()
+    MetricSample { slots: 1, sections }
 }
 
 /// Samples: time, slots and value.
 #[derive(Debug, Default)]
 struct Collected {
-    metric: u16,
     names: Vec<String>,
     samples: Vec<(u64, u32, f64)>,
 }
@@ -44,10 +43,8 @@ impl StoredSamples for Collected {
         self.names.push(format!("{number} {labels}"));
     }
 
-    fn sample(&mut self, at: u64, stored: &[u8]) {
-        let Ok(reader) = SampleReader::new(stored) else { return };
-        let slots = reader.slots;
-        let mut section = reader.section(self.metric).expect("readable").expect("a section");
+    fn sample(&mut self, at: u64, slots: u32, section: Option<SectionReader<'_>>) {
+        let mut section = section.expect("a section");
         let value = match section.next_entry().expect("readable").expect("an entry").value {
             SampledValue::Number(number) => number,
             SampledValue::Histogram(histogram) => histogram.count() as f64,
@@ -63,7 +60,7 @@ async fn read(
     length: u64,
 ) -> Vec<(u64, u32, f64)> {
     let query = SampleQuery { metric, resolution, from: START, to: START + length };
-    let into = Collected { metric, ..Collected::default() };
+    let into = Collected::default();
     store.samples(query, into).await.expect("samples").samples
 }
 
@@ -142,13 +139,15 @@ async fn damaged_rows_are_left_out_and_a_wrong_type_is_an_error() {
         move |db: &rusqlite::Connection| {
             db.execute(
                 &format!("UPDATE samples_10s SET data = {data} WHERE id = ?1"),
-                [START as i64 / 10 + 1],
+                [((START as i64 / 10 + 1) << 8) + 1],
             )
         }
     };
     store.0.writer.write(damage("x'01ffffffffffffff'")).await.expect("written");
     store.merge_samples(START + 60).await.expect("merged");
-    assert_eq!(read(&store, 0, Resolution::Minute, 60).await, [(0, 2, 2.0)]);
+    // The other metrics of that time are whole.
+    assert_eq!(read(&store, 0, Resolution::Minute, 60).await, [(0, 3, 2.0)]);
+    assert_eq!(read(&store, 1, Resolution::Minute, 60).await, [(0, 3, 1.0)]);
     let fine = read(&store, 0, Resolution::TenSeconds, 60).await;
     assert_eq!(fine, [(0, 1, 1.0), (20, 1, 1.0)]);
     store.0.writer.write(damage("7")).await.expect("written");
