@@ -21,6 +21,8 @@ use thiserror::Error;
 use super::error::{ApiError, ApiErrorKind};
 use super::state::AdminState;
 use super::ui;
+use crate::clock;
+use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::AdminLabels;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -32,6 +34,7 @@ pub struct Access {
     pub token: Option<Token>,
     /// The listener is bound to the loopback interface.
     pub on_loopback: bool,
+    pub rejections: LogLimit,
 }
 
 /// The admin token, of which only the hash is kept.
@@ -123,12 +126,15 @@ pub async fn authorize(
         Some(denial) => {
             let labels = AdminLabels { action: "rejected", result: denial.as_str() };
             admin.live.metrics.admin_changes.get_or_create_owned(&labels).inc();
-            tracing::warn!(
-                method = %request.method(),
-                path = request.uri().path(),
-                reason = denial.as_str(),
-                "audit: admin request rejected"
-            );
+            if let Some(rejections) = admin.access.rejections.admit(clock::now()) {
+                tracing::warn!(
+                    method = %request.method(),
+                    path = request.uri().path(),
+                    reason = denial.as_str(),
+                    rejections,
+                    "audit: admin request rejected"
+                );
+            }
             error(denial).into_response()
         }
     }
@@ -248,10 +254,12 @@ mod tests {
     #[test]
     fn a_change_needs_the_token_if_one_is_set_and_is_never_accepted_from_another_site() {
         let long = "a-token-that-is-long-enough";
-        let open = Access { token: None, on_loopback: true };
+        let access =
+            |token, on_loopback| Access { token, on_loopback, rejections: LogLimit::new() };
+        let open = access(None, true);
         let token = Some(Token::read(long).expect("a token"));
-        let protected = Access { token: token.clone(), on_loopback: true };
-        let remote = Access { token, on_loopback: false };
+        let protected = access(token.clone(), true);
+        let remote = access(token, false);
         let host = ("host", "127.0.0.1:8701");
         let bearer = ("authorization", "Bearer a-token-that-is-long-enough");
         let (get, post) = (Method::GET, Method::POST);

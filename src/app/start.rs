@@ -34,6 +34,7 @@ use crate::snapshot::build::SnapshotBuilder;
 use crate::snapshot::loader::{self, Loader, PendingPolicy};
 use crate::snapshot::watch::{ReloadChannel, ReloadTrigger};
 use crate::store::Store;
+use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Resolver;
 
@@ -183,7 +184,10 @@ fn access(options: &Options, sockets: &ActivatedSockets) -> Result<Access, Start
     let remote = admin.filter(|admin| !admin::is_loopback(*admin));
     match remote {
         Some(admin) if token.is_none() => Err(StartError::OpenAdmin(admin)),
-        _ => Ok(Access { token, on_loopback: remote.is_none() }),
+        _ => {
+            let rejections = LogLimit::new();
+            Ok(Access { token, on_loopback: remote.is_none(), rejections })
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::fixtures::{
     api, breaker, chat, chat_for, cli_stdout, is_from, policy, post_admin, problem_type, reload,
     route, run_cli, single_worker, state,
 };
-use crate::support::{Behaviour, Call, Gate, Origin, Sidecar};
+use crate::support::{Behaviour, Call, Client, Gate, Origin, Sidecar};
 
 const TOKEN: &str = "a-token-for-these-tests";
 
@@ -243,6 +243,31 @@ fn admin_requests_from_other_sites_or_without_the_token_are_rejected() {
     assert!(api(&sidecar, "/api/status")["providers"][0].get("override").is_some());
     let log = sidecar.log().join("\n");
     assert!(log.contains("admin request rejected") && !log.contains(TOKEN), "{log}");
+}
+
+#[test]
+fn ten_thousand_wrong_tokens_are_rejected_and_logged_once() {
+    let a = Origin::start(Behaviour::Chat);
+    let yaml = policy(&[("a", &a.url(), "")], &route("providers: [a]"));
+    let sidecar =
+        Sidecar::builder().policy("policy", &yaml).env("OUTRIGGER_ADMIN_TOKEN", TOKEN).start();
+    let drain = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        Call::post("/api/providers/drain/a", "").header("authorization", &bearer)
+    };
+    let mut client = Client::to(&sidecar.admin_url(""));
+    for n in 0..10_000 {
+        // The right length and beginning, in half of them.
+        let wrong = if n % 2 == 0 { format!("{}{n}", &TOKEN[..8]) } else { "x".repeat(n % 500) };
+        assert_eq!(client.send(&drain(&wrong)).status, 401);
+    }
+    assert_eq!(client.send(&drain(TOKEN)).status, 200);
+    let rejected = "outrigger_admin_changes_total{action=\"rejected\",result=\"token-required\"}";
+    assert_eq!(sidecar.metric(rejected), Some(10_000.0));
+    let log = sidecar.log();
+    let lines = log.iter().filter(|line| line.contains("admin request rejected")).count();
+    // One a minute, should it take that long.
+    assert!((1..=2).contains(&lines), "{lines} lines");
 }
 
 #[test]
