@@ -388,7 +388,7 @@ fn body_failed(
     let (kind, what) = error.explain();
     let key = &received.selection.endpoint.candidate(route).endpoint.key;
     let problem = Problem::new(kind, format!("{key}: {what}"));
-    let timed_out = matches!(kind, ProblemKind::ResponseTimeout | ProblemKind::Deadline);
+    let timed_out = kind.is_timeout();
     let class = match report.class {
         AttemptClass::Success => AttemptClass::Failure,
         class => class,

@@ -86,7 +86,7 @@ pub fn report_failure(
         matches!(problem.kind, ProblemKind::RequestInterrupted | ProblemKind::RequestTimeout);
     let class = if by_client { AttemptClass::Ignored } else { AttemptClass::Failure };
     let report = AttemptReport {
-        timed_out: problem.kind == ProblemKind::ResponseTimeout,
+        timed_out: problem.kind.is_timeout(),
         cut_short,
         error: Some(problem.detail.clone()),
         ..AttemptReport::new(class, 0, clock::since(selection.started))
@@ -198,7 +198,7 @@ pub fn sample(request: &ProxyRequest, outcome: &Result<Box<PendingResponse>, Pro
         Err(problem) => (problem.kind.status(), Some(problem.kind)),
     };
     let bad = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-    let timed_out = matches!(kind, Some(ProblemKind::ResponseTimeout | ProblemKind::Deadline));
+    let timed_out = kind.is_some_and(ProblemKind::is_timeout);
     if kind.is_none() || bad {
         let took = (kind.is_none() || timed_out).then(|| request.record.age());
         outcomes.record(bad, took, clock::now());

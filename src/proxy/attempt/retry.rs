@@ -143,6 +143,9 @@ fn check_retry(
     route: &Route,
     class: AttemptClass,
 ) -> Result<(), AttemptDenied> {
+    if clock::now() >= request.limits.deadline() {
+        return Err(AttemptDenied::new(RetryDenied::Deadline, ProblemKind::Deadline));
+    }
     let denied = |reason| Err(AttemptDenied::new(reason, kind_after(class)));
     let last = request.attempts.last().unwrap_or_default().candidate(route);
     match scope_of(request, &last.provider.policy, class) {
@@ -161,9 +164,6 @@ fn check_retry(
     }
     if is_charged(class) && !route.live.within_cost_budget(clock::now()) {
         return denied(RetryDenied::CostBudget);
-    }
-    if clock::now() >= request.limits.deadline() {
-        return Err(AttemptDenied::new(RetryDenied::Deadline, ProblemKind::Deadline));
     }
     Ok(())
 }

@@ -264,7 +264,8 @@ fn head_is_late(
     let upload = request.body.upload().map(|upload| upload.last());
     let given = now.saturating_duration_since(upload.unwrap_or(selection.started));
     let cut_short = is_cut_short(given, granted);
-    let problem = no_response(candidate, now.saturating_duration_since(sent));
+    let is_over = now >= request.limits.deadline();
+    let problem = no_response(candidate, now.saturating_duration_since(sent), is_over);
     let failed = report_failure(request, route, &mut selection, problem, cut_short);
     if cut_short && upload.is_none() && now < request.limits.deadline() {
         observe_head(request, route, selection, sending, granted);
@@ -272,9 +273,10 @@ fn head_is_late(
     failed
 }
 
-fn no_response(candidate: &EndpointCandidate, waited: Duration) -> Problem {
+/// With `is_over`, the time of the request has ended, not that of the attempt.
+fn no_response(candidate: &EndpointCandidate, waited: Duration, is_over: bool) -> Problem {
     let detail = format!("{}: no response within {waited:.1?}", candidate.endpoint.key);
-    Problem::new(ProblemKind::ResponseTimeout, detail)
+    Problem::new(if is_over { ProblemKind::Deadline } else { ProblemKind::ResponseTimeout }, detail)
 }
 
 /// The problem of a failed exchange: the client, the network or the provider caused it.

@@ -145,6 +145,11 @@ problem_types! {
 }
 
 impl ProblemKind {
+    /// A provider was not ready within the time of the attempt or of the request.
+    pub fn is_timeout(self) -> bool {
+        matches!(self, ProblemKind::ResponseTimeout | ProblemKind::Deadline)
+    }
+
     pub fn all() -> impl Iterator<Item = ProblemKind> {
         PROBLEM_TYPES.iter().map(|row| row.kind)
     }
