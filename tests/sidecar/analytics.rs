@@ -113,6 +113,46 @@ fn traffic_that_goes_wrong_calls_for_changes() {
 }
 
 #[test]
+fn a_weight_a_timeout_and_a_breaker_that_do_not_suit_are_named() {
+    let (good, failing) =
+        (Origin::start(Behaviour::Chat), Origin::start(Behaviour::status(503, &[])));
+    let silent = Origin::start(Behaviour::Silent);
+    let providers = [
+        ("good", &*good.url(), PLAIN),
+        ("broken", &*failing.url(), "auth: none, breaker: lasting"),
+        ("flapping", &*failing.url(), "auth: none, breaker: hasty"),
+        ("silent", &*silent.url(), "auth: none, breaker: none, timeouts: { headers: 20s }"),
+    ];
+    let rest = "routes:\n\
+        - { name: weighted, match: { path: /weighted }, idempotent: always, balance: weighted,\n\
+            providers: [{ name: good, weight: 1 }, { name: broken, weight: 1 }] }\n\
+        - { name: hasty, match: { path: /hasty }, providers: [flapping], retry: none }\n\
+        - { name: slow, match: { path: /slow }, providers: [silent], timeout: 50ms }\n\
+        breakers:\n  \
+          lasting: { failure_threshold: 3, recovery_timeout: 10m, max_recovery_timeout: 10m }\n  \
+          hasty: { failure_threshold: 1, recovery_timeout: 10ms, max_recovery_timeout: 10ms }\n"
+        .to_owned()
+        + GENEROUS;
+    let sidecar = single_worker(&policy(&providers, &rest));
+    let mut client = sidecar.client();
+    for _ in 0..150 {
+        assert_eq!(client.send(&Call::post("/weighted", "{}")).status, 200);
+    }
+    for _ in 0..12 {
+        assert_eq!(client.send(&Call::get("/slow")).status, 504);
+    }
+    let expected = ["weight_not_followed", "timeout_below_p99", "breaker_flapping"];
+    sidecar.wait_until(|sidecar| {
+        client.send(&Call::post("/hasty", "{}"));
+        codes(sidecar) == expected
+    });
+    let all = api(&sidecar, "/api/recommendations")["recommendations"].clone();
+    let subject = |at: usize| all[at]["subject"].as_str().unwrap_or_default();
+    assert_eq!((subject(0), subject(1)), ("weighted", "slow"), "{all}");
+    assert!(subject(2).starts_with("flapping/"), "{all}");
+}
+
+#[test]
 fn healthy_traffic_calls_for_nothing() {
     let origin = Origin::start(Behaviour::status(200, &[("cache-control", "max-age=60")]));
     let rest = "routes:\n\

@@ -57,6 +57,7 @@ impl Collector<'_> {
         let (used, limits) = (levels("attempts_in_flight"), levels("concurrency_limit"));
         let waiting = levels("waiting_requests");
         let entry = child_path("providers", name);
+        let capacity = child_path(&entry, "capacity");
         // The series may have begun at different times; both end now.
         let pairs = used.iter().rev().zip(limits.iter().rev());
         ProviderEvidence {
@@ -65,7 +66,7 @@ impl Collector<'_> {
             at_limit: pairs.filter(|(used, limit)| used >= limit).count(),
             limit: limits.last().copied().unwrap_or_default(),
             waiting: waiting.iter().sum::<f64>() / waiting.len().max(1) as f64,
-            source: self.source(&[&child_path(&entry, "concurrency"), &entry]),
+            source: self.source(&[&child_path(&capacity, "concurrency"), &capacity, &entry]),
         }
     }
 

@@ -18,8 +18,8 @@ pub(super) fn provider_at_limit(one: &ProviderEvidence) -> Option<Recommendation
     let text = format!(
         "{name} had as many attempts in flight as its limit allows for {share} of the time"
     );
-    let suggestion = "raise `concurrency` of the provider if it can take more, or add a provider to \
-                      the routes that use it";
+    let suggestion = "raise `capacity.concurrency` of the provider if it can take more, or add a \
+                      provider to the routes that use it";
     let found = Recommendation::new("provider_at_limit", name, text)
         .figure("share of time at the limit", share)
         .figure("limit", limit)
