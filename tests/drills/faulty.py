@@ -64,9 +64,9 @@ class Messages:
 class Provider:
     """Responds as the function `fault` says, which takes a `Reply` and makes it; each connection has a thread."""
 
-    def __init__(self, fault):
+    def __init__(self, fault, port=0):
         self.fault, self.requests, self.connections, self.lock = fault, [], set(), threading.Lock()
-        self.port, self.listener = 0, None
+        self.port, self.listener = port, None
         self.listen()
 
     def listen(self):
