@@ -113,7 +113,8 @@ fn stream(admin: &AdminArgs, updates: &SyncSender<TopUpdate>) {
     }
 }
 
-/// Returns when a signal asks the command to end.
+/// Returns when a signal asks the command to end. When the terminal is gone, it ends the process:
+/// there is nothing to restore, and crossterm never returns from a terminal that is at its end.
 fn wait_for_signal() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -122,7 +123,7 @@ fn wait_for_signal() -> std::io::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
             _ = term.recv() => {}
-            _ = hangup.recv() => {}
+            _ = hangup.recv() => std::process::exit(1),
             _ = interrupt.recv() => {}
         }
         Ok(())
