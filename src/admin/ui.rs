@@ -181,6 +181,19 @@ mod tests {
     /// All files together, compressed as one.
     const MAX_COMPRESSED: usize = 100 << 10;
 
+    /// Otherwise a module is requested only when those that import it have arrived.
+    #[test]
+    fn every_module_is_requested_with_the_page() {
+        let page = FILES.iter().find(|file| file.path == "index.html").expect("the page");
+        let page = String::from_utf8_lossy(page.bytes);
+        for UiFile { path, .. } in FILES {
+            if path.ends_with("js") {
+                let (script, module) = (format!("src=\"{path}\""), format!("href=\"{path}\""));
+                assert!(page.contains(&script) || page.contains(&module), "{path}");
+            }
+        }
+    }
+
     #[test]
     fn every_file_of_the_folder_is_served() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin/ui");
