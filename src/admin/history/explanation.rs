@@ -160,7 +160,7 @@ impl RequestExplanation<'_> {
         let reason = record["reason"].as_str().unwrap_or("no reason known");
         let end = match text(record, "result") {
             "complete" => format!("the client received {status}"),
-            "local_response" => format!("Outrigger answered {status}: {reason}"),
+            "local_response" => format!("Outrigger responded itself with {status}: {reason}"),
             "interrupted" => format!("the response ({status}) was cut: {reason}"),
             "client_disconnected" => "the client disconnected before the end".to_owned(),
             other => format!("it ended as {other} with {status}"),

@@ -127,7 +127,7 @@ problem_types! {
     Shed, 503, "shed", Some("destination_unavailable"), false,
         "a degradation mode rejects requests of this class";
     TooManyConnections, 503, "too-many-connections", Some("connection_limit_reached"), true,
-        "the listener has reached server.connections";
+        "the listener has reached its limit of connections";
     JobsFull, 503, "jobs-full", Some("connection_limit_reached"), false,
         "the queue has reached its limit of jobs";
     StoreUnavailable, 503, "store-unavailable", Some("proxy_internal_error"), false,
