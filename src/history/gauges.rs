@@ -1,15 +1,17 @@
 //! Gauges of state that changes with time. They are set before each reading: at a scrape, and at
 //! each sample.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crate::clock;
 use crate::live::Live;
 use crate::live::credential_cell::HeldCredential;
+use crate::snapshot::expiries::CredentialExpiry;
 use crate::snapshot::{Endpoint, Provider, Snapshot};
 use crate::store::{Millis, Store};
 use crate::telemetry::metrics::{
-    EndpointLabels, JobLabels, Metrics, ProviderLabels, QueueLabels, RateLabels, RouteLabels,
+    EndpointLabels, ExpiryLabels, JobLabels, Metrics, ProviderLabels, QueueLabels, RateLabels,
+    RouteLabels,
 };
 
 /// Sets the gauges of routes and providers, and removes those of former ones.
@@ -33,6 +35,13 @@ pub fn refresh(live: &Live, snapshot: &Snapshot, now: Instant) {
         for endpoint in &provider.endpoints {
             refresh_endpoint(metrics, &provider.policy.name, endpoint);
         }
+    }
+    metrics.credential_expiry_timestamp_seconds.clear();
+    for CredentialExpiry { kind, owner, at, .. } in &snapshot.expiries {
+        let labels = ExpiryLabels { kind: kind.as_str(), owner: owner.clone() };
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        metrics.credential_expiry_timestamp_seconds.get_or_create_owned(&labels).set(seconds);
     }
     for HeldCredential { key, .. } in live.held() {
         let labels = EndpointLabels { provider: key.provider, endpoint: key.endpoint };

@@ -8,7 +8,8 @@ use thiserror::Error;
 
 use super::{
     DegradationMode, Endpoint, EndpointCandidate, Provider, Route, RouteCache, RouteMetrics,
-    RouteMode, RouteModes, RouteQueue, Snapshot, Tier, degradation, listener_tls,
+    RouteMode, RouteModes, RouteQueue, Snapshot, Tier, degradation, expiries::expiries,
+    listener_tls,
 };
 use crate::cache::CacheRegistry;
 use crate::clock;
@@ -93,6 +94,7 @@ impl SnapshotBuilder {
             providers: providers.clone(),
             access_log,
             listener_tls: listener_tls::server_config(policy.server.tls.as_ref())?,
+            expiries: expiries(&policy),
             policy,
         })
     }

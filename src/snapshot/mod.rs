@@ -7,11 +7,13 @@
 pub mod build;
 pub mod degradation;
 pub mod endpoint;
+pub mod expiries;
 pub mod listener_tls;
 pub mod loader;
 pub mod obstacle;
 pub mod policy_files;
 pub mod reload_requests;
+mod token_expiry;
 pub mod watch;
 
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use http::{HeaderMap, Method};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 
+use self::expiries::CredentialExpiry;
 use crate::cache::CacheRegistry;
 use crate::cache::store::ResponseCache;
 use crate::live::breaker::cell::BreakerCell;
@@ -60,6 +63,8 @@ pub struct Snapshot {
     pub access_log: Option<RouteLog>,
     /// `None`: the listener speaks plain HTTP.
     pub listener_tls: Option<Arc<rustls::ServerConfig>>,
+    /// When its certificates and tokens expire.
+    pub expiries: Vec<CredentialExpiry>,
 }
 
 /// A resolved route.

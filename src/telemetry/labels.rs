@@ -80,6 +80,12 @@ labels! {
     }
     ReasonLabels by route { route: String, reason: &'static str, }
     ProviderLabels by provider { provider: String, }
+    ExpiryLabels {
+        /// `server_certificate`, `client_certificate` or `token`.
+        kind: &'static str,
+        /// A provider, or `server`.
+        owner: String,
+    }
     RateLabels by provider {
         provider: String,
         /// `requests` or `tokens`.

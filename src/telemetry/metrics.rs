@@ -211,10 +211,11 @@ metrics! {
     fleet_redis_calls: family Counter [RedisCallLabels], "Calls to the fleet's Redis, by call and result";
 
     policy: family Level [PolicyLabels], "1 for the hash of the policy in force";
+    credential_expiry_timestamp_seconds: family Level [ExpiryLabels], "Unix time at which a certificate, or a JSON Web Token among the credentials, expires";
     policy_reloads: family Counter [ReloadLabels], "Policy reloads, by result";
     policy_valid: single Level, "1 when the policy files as they are now are in force, 0 when they were rejected";
     connections: single Level, "Open connections of the application";
-    connections_rejected: single Counter, "Connections rejected because server.connections was reached";
+    connections_rejected: single Counter, "Connections rejected at the limit: server.connections, or fewer where the limit of open files is too low";
     buffered_bytes: single Level, "Bytes in all replay and response buffers";
     history_series_left_out: single Level, "Series of metrics for which the history of `/api/series` has no room";
     access_log_lines_dropped: single Counter, "Access-log lines that could not be written";

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -23,6 +24,9 @@ use rustls_platform_verifier::BuilderVerifierExt;
 
 use super::target::TargetError;
 use crate::policy::sections::model::{ClientTls, Identity, Pem};
+
+/// Later than every certificate: the end of the year 9999.
+const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
 
 /// The cryptography library; aws-lc-rs if both are built in.
 #[cfg(feature = "aws-lc-rs")]
@@ -152,6 +156,30 @@ impl ServerCertVerifier for GivenRoots {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.by_chain.supported_verify_schemes()
+    }
+}
+
+/// When the first certificate of a PEM file expires; none if it cannot be read.
+///
+/// webpki states the date in the error of a certificate that has expired, which each has at the end
+/// of time. It checks the dates first, before it looks for an issuer.
+pub fn expiry(pem: &[u8]) -> Option<SystemTime> {
+    let certificate = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
+    let certificate = webpki::EndEntityCert::try_from(&certificate).ok()?;
+    let verified = certificate.verify_for_usage(
+        provider().signature_verification_algorithms.all,
+        &[],
+        &[],
+        UnixTime::since_unix_epoch(END_OF_TIME),
+        webpki::KeyUsage::server_auth(),
+        None,
+        None,
+    );
+    match verified.err()? {
+        webpki::Error::CertExpired { not_after, .. } => {
+            UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs()))
+        }
+        _ => None,
     }
 }
 

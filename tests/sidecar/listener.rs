@@ -13,8 +13,9 @@ use std::sync::Arc;
 use outrigger::upstream::tls::provider;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde_json::json;
 
-use crate::fixtures::{chat, last_load, policy, route};
+use crate::fixtures::{api, chat, last_load, policy, route};
 use crate::raw_tcp::RawClient;
 use crate::support::{Behaviour, Origin, PATIENCE, Sidecar, Signal};
 
@@ -31,10 +32,17 @@ type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 impl Identity {
     fn new() -> Self {
-        let generated =
-            rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).expect("a certificate");
-        let (cert, key) = (generated.cert.pem(), generated.signing_key.serialize_pem());
-        Self { cert, key, der: generated.cert.der().clone() }
+        Self::valid_until(2500)
+    }
+
+    /// A certificate that is valid until the first day of a year.
+    fn valid_until(year: i32) -> Self {
+        let mut params =
+            rcgen::CertificateParams::new(vec![NAME.to_owned()]).expect("a valid name");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let cert = params.self_signed(&key).expect("a certificate");
+        Self { cert: cert.pem(), key: key.serialize_pem(), der: cert.der().clone() }
     }
 
     fn write(&self, folder: &Path) {
@@ -102,6 +110,24 @@ fn presented_certificate(sidecar: &Sidecar, trusted: &[&Identity]) -> Certificat
     assert!(exchange(&mut tls).starts_with("HTTP/1.1 200"));
     let chain = tls.conn.peer_certificates().expect("a certificate");
     chain[0].clone().into_owned()
+}
+
+#[test]
+fn an_expired_certificate_is_a_problem_until_it_is_renewed() {
+    let origin = Origin::start(Behaviour::Chat);
+    let (sidecar, folder) = start_with_tls(&origin, &Identity::valid_until(2020), "");
+    let problems = |sidecar: &Sidecar| api(sidecar, "/api/status")["problems"].clone();
+    let problem = &problems(&sidecar)[0];
+    assert_eq!(
+        (&problem["code"], &problem["severity"]),
+        (&json!("credential_expiring"), &json!("critical"))
+    );
+    let what = problem["what"].as_str().expect("text");
+    assert!(what.ends_with("tls.crt of server.tls expired at 2020-01-01T00:00:00.000Z"), "{what}");
+    let expiry = "outrigger_credential_expiry_timestamp_seconds{kind=\"server_certificate\",owner=\"server\"}";
+    assert_eq!(sidecar.metric(expiry), Some(1_577_836_800.0));
+    Identity::new().write(&folder);
+    sidecar.wait_until(|sidecar| problems(sidecar) == json!([]));
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! Everything that is wrong now is listed with its cause and a command, and goes when its cause does.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
+use std::time::SystemTime;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::fixtures::{
@@ -23,6 +27,38 @@ fn problems(sidecar: &Sidecar) -> Vec<(String, String)> {
 
 fn codes(sidecar: &Sidecar) -> Vec<String> {
     problems(sidecar).into_iter().map(|(code, _)| code).collect()
+}
+
+/// A JSON Web Token that expires in some seconds, and the Unix time at which it does.
+fn token(lifetime: u64) -> (String, u64) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time");
+    let expires = now.as_secs() + lifetime;
+    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let (head, claims) = (part(json!({ "alg": "RS256" })), part(json!({ "exp": expires })));
+    (format!("{head}.{claims}.c2lnbmF0dXJl"), expires)
+}
+
+#[test]
+fn a_token_that_was_not_replaced_in_time_is_a_problem_until_it_is() {
+    let a = Origin::start(Behaviour::Chat);
+    let builder = Sidecar::builder();
+    let file = builder.policies().with_file_name("token");
+    let (soon, expires) = token(120);
+    fs::write(&file, soon).expect("a token");
+    let auth = format!("auth: {{ bearer: \"${{file:{}}}\" }}", file.display());
+    let yaml = policy(&[("a", &a.url(), &auth)], &route("providers: [a]"));
+    let sidecar = builder.policy("policy", &yaml).start();
+    assert_eq!(problems(&sidecar), [("credential_expiring".to_owned(), "a".to_owned())]);
+    let problem = &api(&sidecar, "/api/status")["problems"][0];
+    let what = problem["what"].as_str().expect("text");
+    assert!(what.starts_with("the token file:") && what.contains("of a expires in "), "{what}");
+    assert_eq!(problem["severity"], "warning");
+    let expiry = "outrigger_credential_expiry_timestamp_seconds{kind=\"token\",owner=\"a\"}";
+    assert_eq!(sidecar.metric(expiry), Some(expires as f64));
+    let (later, expires) = token(3_600);
+    fs::write(&file, later).expect("a token");
+    sidecar.wait_until(|sidecar| problems(sidecar).is_empty());
+    assert_eq!(sidecar.metric(expiry), Some(expires as f64));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! A problem says what is wrong, why, since when, and which command helps. It disappears when its
 //! cause does: nothing is acknowledged by hand.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::admin::state::AdminState;
 use crate::clock;
 use crate::policy::yaml::units::show_duration;
 use crate::resilience::breaker::EnforcementMode;
+use crate::snapshot::expiries::{CredentialExpiry, ExpiringKind};
 use crate::snapshot::loader::LoadResult;
 use crate::telemetry::events::{Event, rfc3339};
 
@@ -31,7 +32,8 @@ const CRITICAL_SHARE: f64 = 0.5;
 pub struct OpenProblem {
     /// `critical`: requests fail, or will soon; `warning`: something is not as it should be.
     pub severity: ProblemSeverity,
-    /// `policy_rejected`, `breaker_open`, `provider_drained`, `credential_rejected`, `held`,
+    /// `policy_rejected`, `breaker_open`, `provider_drained`, `credential_rejected`,
+    /// `credential_expiring`, `held`,
     /// `fleet_detached`, `policies_differ`, `store_unusable`, `queue_paused`, `queue_filling`,
     /// `dead_jobs`, `route_failing`, `retry_budget_spent`, `degraded`, `regression` or
     /// `host_regression`.
@@ -78,6 +80,7 @@ pub(super) async fn open_problems(
     list.breakers();
     list.drained();
     list.held();
+    list.expiring();
     list.fleet().await;
     list.store();
     queues.iter().for_each(|queue| list.queue(queue));
@@ -200,6 +203,35 @@ impl ProblemList<'_> {
                 _ => self.warning("held", key, format!("{key} is on hold for {left}"), command),
             };
             (problem.why, problem.since) = (why, since.clone());
+        }
+    }
+
+    fn expiring(&mut self) {
+        let (snapshot, now) = (self.admin.current.load_full(), clock::wall());
+        for expiry in &snapshot.expiries {
+            let CredentialExpiry { kind, owner, reference, at } = expiry;
+            let left = at.duration_since(now).unwrap_or_default();
+            if left > kind.notice() {
+                continue;
+            }
+            let (what, used) = match kind {
+                ExpiringKind::ServerCertificate => ("certificate", "server.tls"),
+                ExpiringKind::ClientCertificate => ("client certificate", owner.as_str()),
+                ExpiringKind::Token => ("token", owner.as_str()),
+            };
+            let (severity, ends) = match left.is_zero() {
+                true => (ProblemSeverity::Critical, format!("expired at {}", rfc3339(*at))),
+                false => (ProblemSeverity::Warning, format!("expires in {}", rounded(left))),
+            };
+            let text = format!("the {what} {reference} of {used} {ends}");
+            let command = match kind {
+                ExpiringKind::Token => "outrigger explain".to_owned(),
+                _ => format!("openssl x509 -noout -enddate -in {reference}"),
+            };
+            let why = "a file that changes is read again at once; an environment variable at the \
+                       next start"
+                .to_owned();
+            self.add(severity, "credential_expiring", owner, text, command).why = Some(why);
         }
     }
 
@@ -341,9 +373,15 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
+/// To the hour above a day, else to the second.
+fn rounded(left: Duration) -> String {
+    let unit = if left >= Duration::from_secs(86_400) { 3_600 } else { 1 };
+    show_duration(Duration::from_secs(left.as_secs() / unit * unit))
+}
+
 fn seconds(ms: u64) -> String {
     match ms {
         ..10_000 => format!("{:.1}s", ms as f64 / 1e3),
-        _ => show_duration(std::time::Duration::from_millis(ms / 1_000 * 1_000)),
+        _ => show_duration(Duration::from_millis(ms / 1_000 * 1_000)),
     }
 }

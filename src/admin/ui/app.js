@@ -31,7 +31,7 @@ const PAGES = [
   { group: 'Decisions', key: 'n', name: 'benchmarks', title: 'Benchmarks and baselines', page: Benchmarks, codes: ['regression', 'host_regression'] },
   { group: 'System', key: 'c', name: 'caches', title: 'Caches', page: Caches, codes: [] },
   { group: 'System', key: 'f', name: 'fleet', title: 'Fleet', page: Fleet, codes: ['fleet_detached', 'policies_differ'] },
-  { group: 'System', key: 'p', name: 'policies', title: 'Policies', page: Policies, codes: ['policy_rejected'] },
+  { group: 'System', key: 'p', name: 'policies', title: 'Policies', page: Policies, codes: ['policy_rejected', 'credential_expiring'] },
   { group: 'System', key: 'e', name: 'events', title: 'Events', page: Events, codes: [] },
 ];
 const GROUPS = ['Now', 'Decisions', 'System'];

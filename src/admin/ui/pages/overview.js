@@ -35,7 +35,7 @@ function Now({ status }) {
 }
 
 const PAGE_OF = {
-  breaker_open: 'breakers', held: 'breakers', credential_rejected: 'breakers', provider_drained: 'breakers',
+  breaker_open: 'breakers', held: 'breakers', credential_rejected: 'breakers', credential_expiring: 'policies', provider_drained: 'breakers',
   queue_paused: 'queue', queue_filling: 'queue', dead_jobs: 'queue', retry_budget_spent: 'retries', route_failing: 'requests', degraded: 'degradation',
   regression: 'benchmarks', host_regression: 'benchmarks', fleet_detached: 'fleet', policies_differ: 'fleet', policy_rejected: 'policies',
 };
