@@ -201,7 +201,7 @@ impl Route {
         metrics.not_replayable.with(&self.reason(reason)).inc();
     }
 
-    /// Counts a response that failed after its commit.
+    /// Counts a response that broke after its first byte and that no other provider completed.
     pub fn count_interrupted(&self, metrics: &Metrics, reason: &'static str) {
         metrics.interrupted_streams.with(&self.reason(reason)).inc();
     }

@@ -368,3 +368,22 @@ fn a_stale_response_is_served_when_the_provider_is_down() {
         cache_status(&again).ends_with("detail=stale-if-error")
     });
 }
+
+#[test]
+fn a_shared_stream_that_breaks_counts_as_interrupted_for_each_of_its_clients() {
+    let gate = Gate::closed();
+    let a = Origin::start(Stream::chat(4).gated(&gate).ending(Ending::Cut));
+    let sidecar = single_worker(&yaml(&a, "", ""));
+    let (mut leader, mut follower) = (sidecar.client(), sidecar.client());
+    let (mut first, mut second) = leader_and_follower(&a, &gate, 2, &mut leader, &mut follower);
+    gate.open_wide();
+    for response in [&mut first, &mut second] {
+        response.events();
+        assert_ne!(response.end(), End::Complete);
+    }
+    for record in sidecar.wait_for_access(2) {
+        assert_eq!(record["result"], "interrupted", "{record}");
+    }
+    let interrupted = "outrigger_interrupted_streams_total{route=\"all\",reason=\"broken\"}";
+    assert_eq!(sidecar.metric(interrupted), Some(2.0));
+}

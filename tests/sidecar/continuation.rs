@@ -235,3 +235,37 @@ fn a_backup_that_starts_over_is_not_joined() {
     assert_eq!(streamed_content(&response.text()), "one two three, four", "{}", response.text());
     assert_eq!(response.end, End::Complete);
 }
+
+/// The counts of streams that broke for the client, and of continuations by result.
+fn interrupted_and_continued(sidecar: &Sidecar) -> [f64; 3] {
+    [
+        "outrigger_interrupted_streams_total{route=\"all\",reason=\"broken\"}",
+        "outrigger_stream_continuations_total{route=\"all\",reason=\"joined\"}",
+        "outrigger_stream_continuations_total{route=\"all\",reason=\"no_provider\"}",
+    ]
+    .map(|series| sidecar.metric(series).unwrap_or(0.0))
+}
+
+#[test]
+fn a_stream_that_another_provider_completes_does_not_count_as_interrupted() {
+    let a = Origin::start(stream(&["one "], false).ending(Ending::Cut));
+    let b = Origin::start(stream(&["two"], true));
+    let sidecar = start_with_prefill(&a, &b, PREFILL);
+    let response = sidecar.send(&completion_request(json!({})));
+    assert_eq!(response.end, End::Complete, "{}", response.text());
+    assert_eq!(access_record(&sidecar, 1)["result"], "complete");
+    assert_eq!(interrupted_and_continued(&sidecar), [0.0, 1.0, 0.0]);
+}
+
+#[test]
+fn a_stream_that_breaks_again_after_its_continuation_counts_as_interrupted_once() {
+    let a = Origin::start(stream(&["one "], false).ending(Ending::Cut));
+    let b = Origin::start(stream(&["two"], false).ending(Ending::Cut));
+    let sidecar = start_with_prefill(&a, &b, PREFILL);
+    let response = sidecar.send(&completion_request(json!({})));
+    assert_ne!(response.end, End::Complete, "{}", response.text());
+    assert_eq!(access_record(&sidecar, 1)["result"], "interrupted");
+    let [interrupted, joined, no_provider] = interrupted_and_continued(&sidecar);
+    assert_eq!((interrupted, no_provider), (1.0, 1.0), "{joined} joined");
+    assert!(joined >= 1.0);
+}

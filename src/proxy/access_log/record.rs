@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
 use super::attempt_record::AttemptRecord;
 use super::degradation_effects::DegradationEffects;
@@ -264,23 +264,34 @@ impl AccessRecord {
                 self.first_byte.get_or_insert(took);
             }
             RequestEnd::ClientDisconnected if self.status == 0 => self.status = 499,
-            RequestEnd::LocalResponse(kind) => {
-                let route = self.route.as_ref().map_or(NO_ROUTE, |route| &route.policy.name);
-                let labels = ReasonLabels { route: route.to_owned(), reason: kind.name() };
-                self.worker.live.metrics.local_responses.with(&labels).inc();
-            }
-            RequestEnd::Interrupted(_) | RequestEnd::ClientDisconnected => {}
+            _ => {}
         }
         if let (Some(effects), RequestEnd::Complete | RequestEnd::LocalResponse(_)) =
             (&self.effects, end)
         {
             effects.response_sent(self.status);
         }
-        if let Some(route) = &self.route {
-            route.metrics.requests_with(self.status).inc();
-            route.metrics.seconds.observe(took.as_secs_f64());
-        }
+        self.count(end, took);
         self.log(end, now, took);
+    }
+
+    /// Counts the request in the metrics.
+    fn count(&self, end: RequestEnd, took: Duration) {
+        let metrics = &self.worker.live.metrics;
+        if let RequestEnd::LocalResponse(kind) = end {
+            let route = self.route.as_ref().map_or(NO_ROUTE, |route| &route.policy.name);
+            let labels = ReasonLabels { route: route.to_owned(), reason: kind.name() };
+            metrics.local_responses.with(&labels).inc();
+        }
+        let Some(route) = &self.route else { return };
+        route.metrics.requests_with(self.status).inc();
+        route.metrics.seconds.observe(took.as_secs_f64());
+        // Either side may close a tunnel at any time, so that its end is no interruption.
+        if let RequestEnd::Interrupted(cut) = end
+            && self.status != StatusCode::SWITCHING_PROTOCOLS.as_u16()
+        {
+            route.count_interrupted(metrics, cut.as_str());
+        }
     }
 
     fn log(&self, end: RequestEnd, now: Instant, took: Duration) {

@@ -31,7 +31,6 @@ use crate::snapshot::Route;
 use crate::stream::api::{Api, StreamTail};
 use crate::stream::framing::StreamFormat;
 use crate::stream::reader::StreamEnd;
-use crate::telemetry::metrics::Metrics;
 use crate::upstream::BoxError;
 
 pub type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
@@ -40,7 +39,6 @@ pub type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 #[derive(Debug)]
 pub struct Streaming {
     route: Arc<Route>,
-    metrics: Arc<Metrics>,
     first: VecDeque<Frame<Bytes>>,
     /// `None` after it has ended.
     stream: Option<Box<PendingStream>>,
@@ -88,12 +86,10 @@ impl Streaming {
         origin: StreamOrigin,
     ) -> Self {
         let StreamOrigin { idle, last_frame, usage_key } = origin;
-        let (route, metrics) =
-            (Arc::clone(&request.route), Arc::clone(&request.worker.live.metrics));
+        let route = Arc::clone(&request.route);
         let api = Api::of_path(request.head.uri().path());
         Streaming {
             route,
-            metrics,
             first,
             stream: None,
             idle,
@@ -184,10 +180,9 @@ impl Streaming {
     }
 
     /// Reports the interruption to the breaker and the degradation modes, and drops the stream.
-    fn report_interruption(&mut self, cut: Interruption) {
+    fn report_interruption(&mut self) {
         self.settle();
         let Some(stream) = self.stream.take() else { return };
-        self.route.count_interrupted(&self.metrics, cut.as_str());
         let now = clock::now();
         if let Some(reported) = stream.reported {
             reported.observe_interruption(now);
@@ -210,7 +205,7 @@ impl Streaming {
         let partial = sse.and_then(|reader| reader.partial());
         // An error event of the provider has already been forwarded.
         let partial = partial.filter(|partial| !self.failed && !partial.text.trim().is_empty());
-        self.report_interruption(cut);
+        self.report_interruption();
         if let Some(partial) = partial.filter(|_| on_cut == OnCut::Continue)
             && let Some(request) = self.resumable.take_request()
         {
