@@ -140,9 +140,9 @@ macro_rules! metrics {
 }
 
 metrics! {
-    requests: series Counter [RequestLabels], "Completed requests, by route and status class";
-    request_duration_seconds: series Histogram [RouteLabels], "Time from the request head to the last byte of the response";
-    local_responses: series Counter [ReasonLabels], "Responses that Outrigger produced itself, by problem type";
+    requests: series Counter [RequestLabels], "Completed requests of applications, by route and status class; not runs of jobs";
+    request_duration_seconds: series Histogram [RouteLabels], "Time from the head of such a request to the last byte of its response";
+    local_responses: series Counter [ReasonLabels], "Responses to applications that Outrigger produced itself, by problem type";
     retries: series Counter [ReasonLabels], "Attempts after the first, by the outcome that caused them";
     retries_succeeded: series Counter [ReasonLabels], "Requests that a retry completed after their first attempt had failed, by the outcome that caused the retry";
     retry_added_seconds: series Histogram [RouteLabels], "Time that such a request spent before its last attempt";

@@ -189,7 +189,8 @@ impl<'a> SpanExporter<'a> {
             at: end as f64 / 1e9,
         };
         let exemplars = &self.live.exemplars;
-        if record.route != "-" {
+        // The histogram does not observe runs of jobs.
+        if record.route != "-" && !record.run {
             let new = exemplar(&record.span_id, record.duration_ms, request.end());
             exemplars.note(TracedHistogram::RequestDuration, &record.route, &BUCKET_SECONDS, new);
         }

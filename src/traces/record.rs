@@ -32,6 +32,8 @@ pub struct TraceRecord {
     pub cache: Option<String>,
     pub degraded: Vec<TracedAction>,
     pub job: Option<String>,
+    /// It is the record of a run of the job. The request that enqueued the job has another.
+    pub run: bool,
     pub cost: Option<f64>,
     pub policy: Option<String>,
 }
@@ -83,13 +85,6 @@ impl TracedRequest {
 
     pub fn end(&self) -> u64 {
         self.at(self.record.duration_ms)
-    }
-}
-
-impl TraceRecord {
-    /// The record is that of a job's run. The request that enqueued the job made no attempt.
-    pub fn is_run(&self) -> bool {
-        self.job.is_some() && !self.attempts.is_empty()
     }
 }
 

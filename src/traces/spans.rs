@@ -110,7 +110,7 @@ fn retry_reason<'a>(before: &[&'a TracedAttempt], attempt: &TracedAttempt) -> Op
 fn request_span(request: &TracedRequest, catalog: &EndpointCatalog) -> Span {
     let record = &request.record;
     let route = Some(record.route.as_str()).filter(|route| *route != "-");
-    let is_run = record.is_run();
+    let is_run = record.run;
     let mut attributes = Attributes::default();
     method_attributes(&mut attributes, &record.method);
     if !is_run {

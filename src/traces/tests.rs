@@ -147,7 +147,7 @@ fn the_run_of_a_job_is_a_consumer_and_its_enqueue_a_server() {
     let enqueue = &spans(&record(&json!({ "status": 202, "job": "j" })))[0];
     assert_eq!((name(enqueue), kind(enqueue)), (json!("POST chat"), json!(2)));
     let attempts = [attempt("a1", "a/one", &json!({}))];
-    let run = &spans(&record(&json!({ "job": "j", "attempts": attempts })))[0];
+    let run = &spans(&record(&json!({ "job": "j", "run": true, "attempts": attempts })))[0];
     assert_eq!((name(run), kind(run)), (json!("job chat"), json!(5)));
 }
 

@@ -12,12 +12,19 @@ use crate::fixtures::{GENEROUS, api, breaker, policy, post_admin, problem_type, 
 use crate::jobs::{
     accepted_path, data_dir, job_id, job_request, policy_with_queue, start_with_store, wait_for_job,
 };
-use crate::support::{Behaviour, Gate, Origin, Sidecar, Signal};
+use crate::support::{Behaviour, Call, Gate, Origin, Sidecar, Signal};
 
 /// The number of jobs in a state.
 fn count(sidecar: &Sidecar, state: &str) -> u64 {
     let overview = api(sidecar, "/api/queue");
     overview["queues"][0]["jobs"]["states"][state].as_u64().unwrap_or(0)
+}
+
+/// The rates of a route in the last minute.
+fn rates(sidecar: &Sidecar, route: &str) -> Value {
+    let status = api(sidecar, "/api/status");
+    let routes = status["routes"].as_array().expect("a list of routes");
+    routes.iter().find(|one| one["name"] == route).expect("the route")["rates"].clone()
 }
 
 fn job_status(sidecar: &Sidecar, path: &str) -> Value {
@@ -167,6 +174,55 @@ fn a_failing_job_is_retried_then_dead_and_can_be_requeued() {
         (deliveries("failed"), deliveries("dead"), deliveries("done")),
         (Some(1.0), Some(1.0), Some(1.0))
     );
+}
+
+#[test]
+fn failed_runs_of_jobs_do_not_count_as_failed_requests() {
+    let (bad, good) = (Origin::start(Behaviour::status(500, &[])), Origin::start(Behaviour::Chat));
+    let data = data_dir();
+    let routes = "routes:\n\
+                  - { name: marker, match: { path: /marker }, providers: [good] }\n\
+                  - { name: all, providers: [a], retry: none }\n\
+                  queues: { default: { durable: { max_deliveries: 1 } } }\n";
+    let origins =
+        [("a", &*bad.url(), "auth: none, breaker: none"), ("good", &*good.url(), "auth: none")];
+    let sidecar = start_with_store(data.path(), &policy(&origins, routes));
+    (0..12).for_each(|_| assert_eq!(sidecar.send(&job_request()).status, 202));
+    sidecar.wait_until(|sidecar| count(sidecar, "dead") == 12);
+    let metric = |series: &str| sidecar.metric(&format!("outrigger_{series}"));
+    assert_eq!(metric(r#"requests_total{route="all",status="2xx"}"#), Some(12.0));
+    assert_eq!(metric(r#"requests_total{route="all",status="5xx"}"#), Some(0.0));
+    assert_eq!(metric(r#"request_duration_seconds_count{route="all"}"#), Some(12.0));
+    let dead = r#"job_deliveries_total{queue="default",result="dead"}"#;
+    assert_eq!(metric(dead), Some(12.0));
+    let runs = sidecar.wait_for_access(24).into_iter().filter(|record| record["run"] == true);
+    let runs: Vec<_> =
+        runs.map(|record| (record["status"].clone(), record["job"].is_string())).collect();
+    assert_eq!(runs, vec![(json!(500), true); 12]);
+    // A sample with this request includes the runs before it.
+    assert_eq!(sidecar.send(&Call::get("/marker")).status, 200);
+    let is_sampled = |rates: &Value| rates["requests_per_second"].as_f64().is_some_and(|n| n > 0.0);
+    sidecar.wait_until(|sidecar| is_sampled(&rates(sidecar, "marker")));
+    assert_eq!(rates(&sidecar, "all")["failed_share"], 0.0);
+    let problems = api(&sidecar, "/api/status")["problems"].clone();
+    let codes = problems.as_array().into_iter().flatten().map(|one| &one["code"]);
+    assert_eq!(codes.collect::<Vec<_>>(), ["dead_jobs"]);
+}
+
+#[test]
+fn failed_runs_of_jobs_open_breakers_and_activate_degradation_modes() {
+    let (origin, data) = (Origin::start(Behaviour::status(500, &[])), data_dir());
+    let rest = "routes: [ { name: all, providers: [a], retry: none, degrade: [brownout] } ]\n\
+                breakers: { default: { failure_threshold: 3, recovery_timeout: 60s } }\n\
+                queues: { default: { durable: { max_deliveries: 1 } } }\n\
+                degradations: { brownout: { for: 0s, actions: [ { respond: { status: 418 } } ], \
+                when: { error_rate: { of: all, above: 0.9, over: 1m, min_requests: 3 } } } }\n";
+    let yaml = policy(&[("a", &origin.url(), "auth: none, breaker: default")], rest);
+    let sidecar = start_with_store(data.path(), &yaml);
+    (0..3).for_each(|_| assert_eq!(sidecar.send(&job_request()).status, 202));
+    sidecar.wait_until(|sidecar| breaker(sidecar, "a")["state"] == "open");
+    let active = "outrigger_degradation_active{mode=\"brownout\"}";
+    sidecar.wait_until(|sidecar| sidecar.metric(active) == Some(1.0));
 }
 
 #[test]

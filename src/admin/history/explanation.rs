@@ -159,6 +159,9 @@ impl RequestExplanation<'_> {
         let status = record["status"].as_u64().unwrap_or_default();
         let reason = record["reason"].as_str().unwrap_or("no reason known");
         let end = match text(record, "result") {
+            "complete" if record["run"] == true => {
+                format!("the run of the job ended with {status}")
+            }
             "complete" => format!("the client received {status}"),
             "local_response" => format!("Outrigger responded itself with {status}: {reason}"),
             "interrupted" => format!("the response ({status}) was cut: {reason}"),

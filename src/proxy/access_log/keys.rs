@@ -87,6 +87,8 @@ record_keys! {
             "The id of the panic in the daemon's log that ended the request";
         JOB, "job", "string", "",
             "The job that the request became or that this is a run of";
+        RUN, "run", "boolean", "",
+            "Present if the record is that of a run of the job, not of a request of the application";
         BYTES_IN, "bytes_in", "integer", "bytes",
             "Size of the request body";
         BYTES_OUT, "bytes_out", "integer", "bytes",

@@ -69,6 +69,8 @@ pub struct AccessRecord {
     pub effects: Option<Box<DegradationEffects>>,
     /// The job that the request became or that this is a run of.
     pub job: Option<JobId>,
+    /// It is a run of the job, not a request of the application.
+    is_run: bool,
     /// The panic that ended the request.
     panic: Option<PanicId>,
     /// It is for `GET /api/requests`, whether it is also a line of the log or not.
@@ -120,6 +122,7 @@ impl AccessRecord {
             cache: None,
             effects: None,
             job: None,
+            is_run: false,
             panic: None,
             written: false,
         })
@@ -194,6 +197,14 @@ impl AccessRecord {
         if let Some((input, output)) = detached.tokens.take() {
             self.add_usage(input, output, detached.cost.take());
         }
+    }
+
+    /// Makes it the record of a run of this job, which is not written unless it is restarted. A run
+    /// is counted in the metrics of jobs.
+    pub fn begin_run(&mut self, job: JobId) {
+        self.job = Some(job);
+        self.is_run = true;
+        self.suppress();
     }
 
     /// The record is not written unless it is restarted.
@@ -271,11 +282,13 @@ impl AccessRecord {
         {
             effects.response_sent(self.status);
         }
-        self.count(end, took);
+        if !self.is_run {
+            self.count(end, took);
+        }
         self.log(end, now, took);
     }
 
-    /// Counts the request in the metrics.
+    /// Counts the request of the application in the metrics.
     fn count(&self, end: RequestEnd, took: Duration) {
         let metrics = &self.worker.live.metrics;
         if let RequestEnd::LocalResponse(kind) = end {
@@ -370,11 +383,10 @@ impl AccessRecord {
         if let Some(effects) = &self.effects {
             effects.write(&mut line);
         }
-        let panic = self.panic.as_ref().map(ToString::to_string);
-        let job = self.job.as_ref().map(ToString::to_string);
-        for (key, value) in [(&keys::PANIC, panic), (&keys::JOB, job)] {
-            value.iter().for_each(|value| line.word(key, value));
+        if let Some(panic) = &self.panic {
+            line.word(&keys::PANIC, panic.to_string());
         }
+        self.write_job(&mut line);
         self.write_amounts(&mut line);
         if let Some(route) = &self.route {
             if self.attempts.len() > 1 || self.retry_denied.is_some() {
@@ -383,6 +395,15 @@ impl AccessRecord {
             line.word(&keys::POLICY, &*route.policy_hash);
         }
         line.end();
+    }
+
+    fn write_job<const JSON: bool>(&self, line: &mut LogLine<'_, JSON>) {
+        if let Some(job) = &self.job {
+            line.word(&keys::JOB, job.to_string());
+        }
+        if self.is_run {
+            line.flag(&keys::RUN);
+        }
     }
 
     fn write_attempts<const JSON: bool>(&self, line: &mut LogLine<'_, JSON>) {

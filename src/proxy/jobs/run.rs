@@ -141,11 +141,10 @@ fn build_request(
         uri.clone(),
         now,
     );
-    record.job = Some(task.id);
     record.request_id = RequestId::take(&mut headers);
     record.begin_trace(&mut headers);
     record.note_origin(&headers, true, class);
-    record.suppress();
+    record.begin_run(task.id);
     let body = RequestBody::of(body, room, route.reads_body);
     let head = RequestHead::new(method, uri, headers);
     let mut request = ProxyRequest::new(worker, &client, route, record, head);
