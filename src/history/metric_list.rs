@@ -58,6 +58,7 @@ pub const SAMPLED: &[&str] = &[
     "admin_changes",
     "retries_succeeded",
     "retry_added_seconds",
+    "provider_requests",
 ];
 
 /// Those that are also sampled every second, for the rates of the last minute.
@@ -69,6 +70,7 @@ pub const EACH_SECOND: &[&str] = &[
     "cost",
     "attempts",
     "first_byte_seconds",
+    "provider_requests",
 ];
 
 /// The number of a metric.

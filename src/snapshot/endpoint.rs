@@ -18,7 +18,7 @@ use crate::live::credential_cell::{CredentialCell, CredentialKey};
 use crate::live::endpoint::EndpointLive;
 use crate::policy::sections::model::{self, Auth, Scope};
 use crate::resilience::outcome::AttemptClass;
-use crate::telemetry::metrics::{AttemptLabels, EndpointLabels};
+use crate::telemetry::metrics::{AttemptLabels, EndpointLabels, ProviderRequestLabels};
 use crate::upstream::DialTarget;
 
 /// The breaker of a model that was not requested for longer says nothing about its endpoint.
@@ -42,6 +42,8 @@ pub struct Endpoint {
     pub credentials: Vec<Arc<CredentialLive>>,
     /// By class of outcome.
     pub attempts: [Counter; AttemptClass::ALL.len()],
+    /// Requests that were sent to its provider: those that ended well, and those that failed.
+    pub requests: [Counter; 2],
     pub holds: Counter,
     breaker: Option<model::Breaker>,
     next_index: AtomicUsize,
@@ -69,6 +71,10 @@ impl Endpoint {
             };
             registry.metrics.attempts.with(&labels)
         });
+        let requests = ["ok", "failed"].map(|result| {
+            let labels = ProviderRequestLabels { provider: provider.name.clone(), result };
+            registry.metrics.provider_requests.with(&labels)
+        });
         let labels =
             EndpointLabels { provider: provider.name.clone(), endpoint: policy.name.clone() };
         let mut endpoint = Endpoint {
@@ -77,6 +83,7 @@ impl Endpoint {
             live: registry.endpoint(&provider.name, &policy.name),
             credentials: credentials(provider, &policy, registry),
             attempts,
+            requests,
             holds: registry.metrics.holds.with(&labels),
             breaker: provider.breaker.clone(),
             next_index: AtomicUsize::new(0),
@@ -90,6 +97,11 @@ impl Endpoint {
         endpoint.default_breaker = endpoint.new_breaker(provider, "");
         endpoint.models.store(Arc::new(endpoint.known_models(provider)));
         endpoint
+    }
+
+    /// The name of its provider.
+    pub fn provider(&self) -> &str {
+        self.key.split('/').next().unwrap_or_default()
     }
 
     /// The breakers that models have from before a reload.

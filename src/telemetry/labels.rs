@@ -86,6 +86,11 @@ labels! {
         /// A provider, or `server`.
         owner: String,
     }
+    ProviderRequestLabels by provider {
+        provider: String,
+        /// `ok` or `failed`.
+        result: &'static str,
+    }
     RateLabels by provider {
         provider: String,
         /// `requests` or `tokens`.

@@ -158,6 +158,7 @@ metrics! {
     cost: series CostCounter [CostLabels], "Cost of the tokens at the prices of the policy";
 
     attempts: series Counter [AttemptLabels], "Attempts at an endpoint, by class of outcome";
+    provider_requests: series Counter [ProviderRequestLabels], "Requests of the application that were sent to a provider, by what the application got in the end: `failed` is a status of 5xx or a broken response, whichever provider it came from";
     first_byte_seconds: series Histogram [ProviderLabels], "Time from the start of an attempt to the first byte of its response";
     attempts_in_flight: family Level [ProviderLabels], "Attempts in flight at a provider";
     endpoint_attempts_in_flight: family Level [EndpointLabels], "Attempts in flight at an endpoint";

@@ -30,6 +30,13 @@ fn retries_are_counted_by_their_cause_and_by_what_they_saved() {
     b.set(Behaviour::status(503, &[]));
     assert_eq!(sidecar.send(&chat()).status, 503);
     sidecar.wait_until(|sidecar| first_route(sidecar, "/api/retry")["last_hour"]["requests"] == 6);
+    let status = api(&sidecar, "/api/status");
+    for one in status["providers"].as_array().expect("providers") {
+        // Five of the six requests ended well, all of them at `b`.
+        let share = one["rates"]["client_success_share"].as_f64().expect("a share");
+        assert!((share - 5.0 / 6.0).abs() < 1e-9, "{one}");
+    }
+    assert_eq!(status["providers"][0]["rates"]["success_share"], 0.0, "{status}");
     let found = first_route(&sidecar, "/api/retry");
     let hour = &found["last_hour"];
     assert_eq!((&hour["saved"], &hour["denied"][0]["count"]), (&5.into(), &1.into()), "{found}");

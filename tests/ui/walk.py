@@ -170,7 +170,7 @@ FIGURES = """async () => {
     for (const one of status.providers) {
         want(row(one.name), `${one.in_flight} in flight`);
         want(row(one.name), `${f.number(one.in_flight)} of ${f.number(one.limit)}`);
-        if (one.rates) for (const part of [f.compact(one.rates.attempts_per_second), f.percent(one.rates.success_share), `p95 ${f.duration(one.rates.p95_ms)}`, f.percent(one.rates.share_seen)]) want(row(one.name), part);
+        if (one.rates) for (const part of [f.compact(one.rates.attempts_per_second), f.percent(one.rates.client_success_share), `attempts ${f.percent(one.rates.success_share)}`, `p95 ${f.duration(one.rates.p95_ms)}`, f.percent(one.rates.share_seen)]) want(row(one.name), part);
 }
     if (status.rates) {
         const figures = document.querySelector('.figures').textContent;

@@ -59,6 +59,10 @@ pub struct ProviderMinute {
     /// Share of its attempts that succeeded, 0 to 1; absent without attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub success_share: Option<f64>,
+    /// Share of the requests sent to it that ended well for the application, perhaps at another
+    /// provider, 0 to 1; absent without requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_success_share: Option<f64>,
     /// The share of the attempts that the weights of its routes give it, 0 to 1; absent where the
     /// algorithm of a route wants no share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,6 +114,7 @@ pub(super) struct LastMinute {
     local_responses: Increases<f64>,
     retries: Increases<f64>,
     attempts: Increases<f64>,
+    provider_requests: Increases<f64>,
     cost: Increases<f64>,
     durations: Increases<HistogramSample>,
     first_bytes: Increases<HistogramSample>,
@@ -131,6 +136,7 @@ impl LastMinute {
             local_responses: history.totals("local_responses", WINDOW),
             retries: history.totals("retries", WINDOW),
             attempts: history.totals("attempts", WINDOW),
+            provider_requests: history.totals("provider_requests", WINDOW),
             cost: history.totals("cost", WINDOW),
             durations: history.histograms("request_duration_seconds", WINDOW),
             first_bytes: history.histograms("first_byte_seconds", WINDOW),
@@ -185,6 +191,10 @@ impl LastMinute {
         let succeeded = sum(&self.attempts, |labels| {
             is_meant(labels) && labels.get("class") == Some("success")
         });
+        let requests = sum(&self.provider_requests, is_meant);
+        let ended_well = sum(&self.provider_requests, |labels| {
+            is_meant(labels) && labels.get("result") == Some("ok")
+        });
         let routes: Vec<_> = snapshot.routes.iter().filter(|route| uses(route, name)).collect();
         let rivals: BTreeSet<_> = routes.iter().flat_map(|route| providers_of(route)).collect();
         let all = sum(&self.attempts, |labels| {
@@ -197,6 +207,7 @@ impl LastMinute {
         ProviderMinute {
             attempts_per_second: attempts / self.seconds,
             success_share: share(succeeded, attempts),
+            client_success_share: share(ended_well, requests),
             share_wanted: self.share_wanted(&routes, name),
             share_seen: share(attempts, all),
             latency: if sketched.p50_ms.is_some() { sketched } else { bucketed },

@@ -30,7 +30,9 @@ const HELP: &[&str] = &[
     "",
     "Rates, shares and percentiles are of the last minute. Times of a provider are times to the",
     "first byte; CONTENT is the median time to the first content of a stream. Times of a route are",
-    "those of whole requests. WANTED and SEEN are shares of the attempts.",
+    "those of whole requests. WANTED and SEEN are shares of the attempts. OK is the share of the",
+    "attempts that succeeded; CLIENTS OK that of the requests sent to the provider that ended well",
+    "for the application, perhaps at another one.",
 ];
 
 /// Lines from the top to the bottom of the screen.

@@ -26,10 +26,11 @@ const fn column(header: &'static str, rank: u8) -> TopColumn {
     TopColumn { header, rank }
 }
 
-pub(super) const PROVIDERS: [TopColumn; 13] = [
+pub(super) const PROVIDERS: [TopColumn; 14] = [
     column("PROVIDER", 0),
     column("ATTEMPTS/S", 0),
     column("OK", 0),
+    column("CLIENTS OK", 2),
     column("P50", 1),
     column("P95", 0),
     column("P99", 3),
@@ -178,6 +179,7 @@ fn provider(one: &ProviderStatus) -> TopRow {
         one.name.clone(),
         rates.map_or_else(|| NONE.to_owned(), |rates| rate(rates.attempts_per_second)),
         share(rates.and_then(|rates| rates.success_share)),
+        share(rates.and_then(|rates| rates.client_success_share)),
         of(|latency| latency.p50_ms),
         of(|latency| latency.p95_ms),
         of(|latency| latency.p99_ms),

@@ -299,11 +299,23 @@ impl AccessRecord {
         let Some(route) = &self.route else { return };
         route.metrics.requests_with(self.status).inc();
         route.metrics.seconds.observe(took.as_secs_f64());
+        let broke = matches!(end, RequestEnd::Interrupted(_));
+        self.count_at_providers(broke || self.status >= 500);
         // Either side may close a tunnel at any time, so that its end is no interruption.
         if let RequestEnd::Interrupted(cut) = end
             && self.status != StatusCode::SWITCHING_PROTOCOLS.as_u16()
         {
             route.count_interrupted(metrics, cut.as_str());
+        }
+    }
+
+    /// Counts the request once for each provider to which it was sent.
+    fn count_at_providers(&self, failed: bool) {
+        for (at, AttemptRecord { endpoint, .. }) in self.attempts.iter().enumerate() {
+            let mut earlier = self.attempts[..at].iter().map(|one| &one.endpoint);
+            if earlier.all(|one| one.provider() != endpoint.provider()) {
+                endpoint.requests[usize::from(failed)].inc();
+            }
         }
     }
 
