@@ -34,9 +34,10 @@ def prepare(o, folder, packages=()):
     os.environ["CONTAINERS_CONF"] = str(folder / "containers.conf")
     if not o.binary:
         print("building a static binary", flush=True)
-        o.binary = run("bash", "-euc", f"cd '{ROOT}' && . packaging/static.sh && build_static >&2 && realpath \"$binary\"").stdout.strip()
+        run(ROOT / "packaging/build", "--static")
+        o.binary = ROOT / "target/static/outrigger"
     if "INTERP" in run("readelf", "-l", o.binary).stdout:
-        die(f"{o.binary} is not static (packaging/tarball builds a static one)")
+        die(f"{o.binary} is not static (packaging/build --static makes a static one)")
 
 
 def build_image(image, folder, program):
