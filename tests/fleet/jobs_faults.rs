@@ -11,7 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::fixtures::api;
-use crate::jobs::{Hosts, accepted_path, fetch_result, job, open_jobs, pause, runs, yaml};
+use crate::jobs::{Hosts, accepted_path, fetch_result, job, open_jobs, pause, wait_for_runs, yaml};
 use crate::scenario::{MS, alone, beside_others};
 use crate::support::fleet::{host, wait_until_attached};
 use crate::support::redis::Reply;
@@ -39,10 +39,7 @@ fn jobs_of_a_dead_host_are_run_by_others_and_their_results_wait_for_it() {
     let (status, text) = hosts.fleet[0].admin_post("/api/queue/resume/default", &json!({}));
     assert_eq!(status, 200, "{text}");
     origin.wait_for_requests(20);
-    eventually("all results are sent", || match runs(&hosts.fleet[0], "borrowed_done") {
-        20 => Ok(()),
-        some => Err(some.to_string()),
-    });
+    wait_for_runs(&hosts.fleet[0], "borrowed_done", 20);
     let again = host(&redis.url(), &yaml).data(hosts.folders[0].path()).start();
     paths.iter().for_each(|path| assert_eq!(fetch_result(&again, path).status, 200));
     assert_eq!(origin.count(), 20);
@@ -126,7 +123,8 @@ fn jobs_that_redis_lost_are_published_again_and_running_ones_do_not_start_twice(
     }
     gate.open_wide();
     paths.iter().for_each(|path| assert_eq!(fetch_result(owner, path).status, 200));
-    assert_eq!((runs(other, "borrowed_done"), origin.count()), (5, 5));
+    wait_for_runs(other, "borrowed_done", 5);
+    assert_eq!(origin.count(), 5);
 }
 
 #[test]

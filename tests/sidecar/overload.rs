@@ -9,6 +9,8 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::fixtures::{chat, policy, route};
 use crate::support::{Behaviour, Call, Client, End, Gate, Origin, Request, Sidecar, Signal};
 
@@ -111,10 +113,13 @@ fn a_stalled_log_reader_delays_no_request_and_no_exit() {
     // Their lines do not fit into the pipe.
     assert_served(&sidecar, 400);
     // Each writes a line of the daemon's log.
-    let rejected = Call::get(&format!("/{}", "x".repeat(50_000))).header("host", "evil.example");
-    for _ in 0..40 {
-        assert_eq!(sidecar.admin_send(&rejected).status, 403);
+    let change = json!({ "by": "x".repeat(200), "reason": "x".repeat(200) });
+    let change = Call::json("/api/providers/drain/a", &change);
+    let mut admin = Client::to(&sidecar.admin_url(""));
+    for _ in 0..3_000 {
+        assert_eq!(admin.send(&change).status, 200);
     }
+    assert_eq!(admin.send(&Call::post("/api/providers/undrain/a", "")).status, 200);
     let dropped = sidecar.metric("outrigger_daemon_log_lines_dropped_total");
     assert!(dropped.is_some_and(|lines| lines > 0.0), "{dropped:?}");
     assert_served(&sidecar, 10);
