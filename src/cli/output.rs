@@ -1,10 +1,12 @@
 //! Text for the terminal: tables, figures, durations and manual overrides.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use crate::live::operator_override::ActiveOverride;
 use crate::policy::Diagnostic;
 use crate::policy::yaml::diagnostic::render_within;
+use crate::policy::yaml::units::show_elapsed;
 use crate::telemetry::escape::escape;
 
 /// Stands for a missing value.
@@ -166,15 +168,9 @@ pub fn optional_table(
     rows.peek().is_some().then(|| table(header, rows))
 }
 
-/// A duration in at most two units: `850ms`, `12s`, `3m20s`, `4h00m`.
+/// A duration in at most two units.
 pub fn duration(ms: u64) -> String {
-    let (seconds, minutes, hours) = (ms / 1000, ms / 60_000, ms / 3_600_000);
-    match (hours, minutes, seconds) {
-        (0, 0, 0) => format!("{ms}ms"),
-        (0, 0, seconds) => format!("{seconds}s"),
-        (0, minutes, seconds) => format!("{minutes}m{:02}s", seconds % 60),
-        (hours, minutes, _) => format!("{hours}h{:02}m", minutes % 60),
-    }
+    show_elapsed(Duration::from_millis(ms))
 }
 
 /// Rounded, and never `-0`.
@@ -285,7 +281,7 @@ mod tests {
 
     #[test]
     fn durations_have_at_most_two_units() {
-        let texts = [850, 12_000, 200_000, 14_400_000].map(duration);
-        assert_eq!(texts, ["850ms", "12s", "3m20s", "4h00m"]);
+        let texts = [850, 12_000, 200_000, 14_400_000, 600_000_000].map(duration);
+        assert_eq!(texts, ["850ms", "12s", "3m20s", "4h00m", "6d22h"]);
     }
 }

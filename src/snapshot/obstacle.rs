@@ -8,7 +8,7 @@ use crate::live::breaker::cell::BreakerCell;
 use crate::live::credential_cell::WaitCause;
 use crate::live::operator_override::ActiveOverride;
 use crate::live::provider::{NoCapacity, ProviderLive};
-use crate::policy::yaml::units::show_duration;
+use crate::policy::yaml::units::show_elapsed;
 use crate::resilience::breaker::RejectReason;
 use crate::resilience::limits::hold::HoldReason;
 use crate::resilience::words::words;
@@ -153,5 +153,5 @@ fn remaining(active: &ActiveOverride) -> Option<Duration> {
 /// In whole seconds, rounded up as `Retry-After` is.
 fn show(wait: Duration) -> String {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    show_duration(Duration::from_secs(seconds))
+    show_elapsed(Duration::from_secs(seconds))
 }

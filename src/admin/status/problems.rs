@@ -13,7 +13,7 @@ use crate::admin::breakers::HeldEndpoint;
 use crate::admin::queue::QueueStatus;
 use crate::admin::state::AdminState;
 use crate::clock;
-use crate::policy::yaml::units::show_duration;
+use crate::policy::yaml::units::show_elapsed;
 use crate::resilience::breaker::EnforcementMode;
 use crate::snapshot::expiries::{CredentialExpiry, ExpiringKind};
 use crate::snapshot::loader::LoadResult;
@@ -221,7 +221,7 @@ impl ProblemList<'_> {
             };
             let (severity, ends) = match left.is_zero() {
                 true => (ProblemSeverity::Critical, format!("expired at {}", rfc3339(*at))),
-                false => (ProblemSeverity::Warning, format!("expires in {}", rounded(left))),
+                false => (ProblemSeverity::Warning, format!("expires in {}", show_elapsed(left))),
             };
             let text = format!("the {what} {reference} of {used} {ends}");
             let command = match kind {
@@ -373,15 +373,9 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// To the hour above a day, else to the second.
-fn rounded(left: Duration) -> String {
-    let unit = if left >= Duration::from_secs(86_400) { 3_600 } else { 1 };
-    show_duration(Duration::from_secs(left.as_secs() / unit * unit))
-}
-
 fn seconds(ms: u64) -> String {
     match ms {
         ..10_000 => format!("{:.1}s", ms as f64 / 1e3),
-        _ => show_duration(Duration::from_millis(ms / 1_000 * 1_000)),
+        _ => show_elapsed(Duration::from_millis(ms)),
     }
 }

@@ -173,6 +173,19 @@ pub fn show_duration(duration: Duration) -> String {
     }
 }
 
+/// In at most two units: `850ms`, `12s`, `3m20s`, `4h00m`, `6d23h`.
+pub fn show_elapsed(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes, seconds) {
+        (0, 0, 0, 0) => format!("{}ms", duration.as_millis()),
+        (0, 0, 0, seconds) => format!("{seconds}s"),
+        (0, 0, minutes, seconds) => format!("{minutes}m{:02}s", seconds % 60),
+        (0, hours, minutes, _) => format!("{hours}h{:02}m", minutes % 60),
+        (days, hours, ..) => format!("{days}d{:02}h", hours % 24),
+    }
+}
+
 pub fn show_size(bytes: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let fits = units.into_iter().find(|(_, bits)| bytes > 0 && bytes.trailing_zeros() >= *bits);
