@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::fixtures::{
-    CHAT, GENEROUS, access_record, chat, classes, is_from, policy, problem_type, route,
+    CHAT, GENEROUS, access_record, chat, classes, cli_stdout, is_from, policy, problem_type, route,
     single_worker, sleep_until,
 };
 use crate::support::{Behaviour, Call, End, Origin, Sidecar};
@@ -123,6 +123,21 @@ fn idempotent_never_is_retried_only_if_nothing_was_sent() {
         assert_eq!(sidecar.send(&keyed_chat()).status, 200);
         assert_eq!(b.count(), i + 1);
     }
+}
+
+#[test]
+fn a_backoff_is_recorded_apart_from_waiting() {
+    let a = Origin::start(Behaviour::Script(vec![Behaviour::status(503, &[]), Behaviour::Chat]));
+    let retries = "retries: { default: { initial_delay: 100ms, jitter: none } }\n";
+    let route = route("providers: [a], idempotent: always") + retries;
+    let sidecar = single_worker(&policy(&[("a", &a.url(), "")], &route));
+    assert_eq!(sidecar.send(&chat()).status, 200);
+    let record = access_record(&sidecar, 1);
+    assert!(record["backoff_ms"].as_f64().is_some_and(|ms| ms >= 99.0), "{record}");
+    assert!(record.get("wait_ms").is_none(), "{record}");
+    let id = record["request_id"].as_str().expect("an id");
+    let why = cli_stdout(&sidecar, &["why", id]);
+    assert!(why.contains("it backed off for 1"), "{why}");
 }
 
 #[test]

@@ -101,6 +101,10 @@ impl RequestExplanation<'_> {
             let step = format!("it waited {} for capacity or the end of a hold", time(waited));
             self.add(None, step, "routes", route);
         }
+        if let Some(backoff) = record["backoff_ms"].as_f64() {
+            let step = format!("it backed off for {} between attempts", time(backoff));
+            self.add(None, step, "routes", route);
+        }
     }
 
     fn attempts(&mut self) {

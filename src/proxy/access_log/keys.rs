@@ -53,6 +53,8 @@ record_keys! {
             "From the request head to the first byte of a provider's response";
         WAIT, "wait_ms", "number", "ms",
             "Time spent waiting for capacity or for the end of a hold";
+        BACKOFF, "backoff_ms", "number", "ms",
+            "Time spent in backoffs between attempts";
         REQUEST_ID, "request_id", "string", "",
             "The client's `x-request-id`, or a new id; also in the response (`outrigger-request-id`) and in the request to the provider";
         TRACE_ID, "trace_id", "string", "",

@@ -50,6 +50,8 @@ pub struct AccessRecord {
     pub attempts: Vec<AttemptRecord>,
     /// Time spent waiting for capacity or for the end of a hold.
     pub waited: Duration,
+    /// Time spent in backoffs between attempts.
+    pub backed_off: Duration,
     pub status: u16,
     pub first_byte: Option<Duration>,
     pub bytes_in: u64,
@@ -109,6 +111,7 @@ impl AccessRecord {
             passed_over: PassedOverList::default(),
             attempts: Vec::new(),
             waited: Duration::ZERO,
+            backed_off: Duration::ZERO,
             status: 0,
             first_byte: None,
             bytes_in: 0,
@@ -222,7 +225,7 @@ impl AccessRecord {
         self.written = false;
         self.end = None;
         self.started = now;
-        self.waited = Duration::ZERO;
+        (self.waited, self.backed_off) = (Duration::ZERO, Duration::ZERO);
     }
 
     /// Adds the tokens of an attempt and their cost.
@@ -378,8 +381,10 @@ impl AccessRecord {
         if let Some(first_byte) = self.first_byte {
             line.millis(&keys::FIRST_BYTE, first_byte);
         }
-        if !self.waited.is_zero() {
-            line.millis(&keys::WAIT, self.waited);
+        for (key, spent) in [(&keys::WAIT, self.waited), (&keys::BACKOFF, self.backed_off)] {
+            if !spent.is_zero() {
+                line.millis(key, spent);
+            }
         }
         self.write_origin(&mut line);
         self.write_attempts(&mut line);

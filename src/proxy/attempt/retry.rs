@@ -346,7 +346,7 @@ fn why_no_retry(request: &ProxyRequest, route: &Route, class: AttemptClass) -> R
     }
 }
 
-/// Waits until `until`, in the queue if other requests wait for the same.
+/// Waits until `until`, in the queue if other requests wait for the same; else it is a backoff.
 ///
 /// # Errors
 /// When the queue rejects the request.
@@ -367,7 +367,12 @@ async fn wait(
             WaitOutcome::Select
         }
     };
-    request.record.waited += clock::since(began);
+    let took = clock::since(began);
+    if shared {
+        request.record.waited += took;
+    } else {
+        request.record.backed_off += took;
+    }
     match waited {
         WaitOutcome::Select => Ok(()),
         WaitOutcome::Shed(denied) => Err(denied),

@@ -23,11 +23,12 @@ export function segments(record) {
   const found = [];
   let at = 0;
   let waited = record.wait_ms ?? 0;
+  let backoff = record.backoff_ms ?? 0;
   attempts.forEach(({ attempt, start, end }, index) => {
     if (start - at > 0.5) {
-      const isWait = waited > 0.5;
+      const isWait = waited > 0.5 && (!index || backoff <= 0.5);
       found.push({ kind: isWait ? 'wait' : 'backoff', start: at, end: start, lane: found.length, label: isWait ? 'Waiting for capacity or the end of a hold' : index ? 'Back-off' : 'Before the first attempt' });
-      waited -= start - at;
+      if (isWait) waited -= start - at; else backoff -= start - at;
     }
     const failed = attempt.class !== 'success' && attempt.class !== 'ignored';
     const kind = attempt.kind === 'hedge' ? 'hedge' : 'attempt';
