@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 
 use super::attempt_record::AttemptRecord;
 use super::degradation_effects::DegradationEffects;
@@ -302,12 +302,13 @@ impl AccessRecord {
         let Some(route) = &self.route else { return };
         route.metrics.requests_with(self.status).inc();
         route.metrics.seconds.observe(took.as_secs_f64());
-        let broke = matches!(end, RequestEnd::Interrupted(_));
-        self.count_at_providers(broke || self.status >= 500);
         // Either side may close a tunnel at any time, so that its end is no interruption.
-        if let RequestEnd::Interrupted(cut) = end
-            && self.status != StatusCode::SWITCHING_PROTOCOLS.as_u16()
-        {
+        let broke = match end {
+            RequestEnd::Interrupted(cut) if self.status != 101 => Some(cut),
+            _ => None,
+        };
+        self.count_at_providers(broke.is_some() || self.status >= 500);
+        if let Some(cut) = broke {
             route.count_interrupted(metrics, cut.as_str());
         }
     }
