@@ -13,7 +13,7 @@ const CERTIFICATE_NOTICE: Duration = Duration::from_secs(7 * 24 * 3600);
 const TOKEN_NOTICE: Duration = Duration::from_secs(5 * 60);
 
 /// The kind of what expires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpiringKind {
     /// That of `server.tls`.
     ServerCertificate,

@@ -1,5 +1,6 @@
--- Samples of metrics: a row has all series of its time, by their numbers in `sample_series`. The id
--- of a row is its time in units of its resolution.
+-- Samples of metrics: a row has all series of one metric at one time, by their numbers in
+-- `sample_series`. The id of a row is its time in units of its resolution, and 8 bits: one more than
+-- the number of the metric, or 0 for the row that says how much of the time was sampled.
 CREATE TABLE sample_series (
     id INTEGER PRIMARY KEY,
     metric INTEGER NOT NULL,

@@ -34,7 +34,7 @@ pub(super) trait LeveledTables: 'static {
     const TABLES: [&'static str; 3];
     /// The table with the bytes of all rows.
     const BYTES: &'static str;
-    /// Bits of the series in the id of a row; 0 if a row has all series.
+    /// Bits of the series, or of the metric with all its series, in the id of a row.
     const SERIES_BITS: u32;
     type Merged: Default;
 

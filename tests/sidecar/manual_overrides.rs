@@ -219,12 +219,17 @@ fn an_invalid_change_is_rejected_with_its_reason() {
     assert!(api(&sidecar, "/api/status")["providers"][0].get("override").is_none());
 }
 
-#[test]
-fn admin_requests_from_other_sites_or_without_the_token_are_rejected() {
+/// A sidecar whose admin API needs [`TOKEN`] for changes, and its provider.
+fn start_with_token() -> (Origin, Sidecar) {
     let a = Origin::start(Behaviour::Chat);
     let yaml = policy(&[("a", &a.url(), "")], &route("providers: [a]"));
-    let sidecar =
-        Sidecar::builder().policy("policy", &yaml).env("OUTRIGGER_ADMIN_TOKEN", TOKEN).start();
+    let builder = Sidecar::builder().policy("policy", &yaml).env("OUTRIGGER_ADMIN_TOKEN", TOKEN);
+    (a, builder.start())
+}
+
+#[test]
+fn admin_requests_from_other_sites_or_without_the_token_are_rejected() {
+    let (_a, sidecar) = start_with_token();
     let drain = || Call::post("/api/providers/drain/a", "");
     let bearer = |token: &str| format!("Bearer {token}");
     let allowed = || drain().header("authorization", &bearer(TOKEN));
@@ -247,10 +252,7 @@ fn admin_requests_from_other_sites_or_without_the_token_are_rejected() {
 
 #[test]
 fn ten_thousand_wrong_tokens_are_rejected_and_logged_once() {
-    let a = Origin::start(Behaviour::Chat);
-    let yaml = policy(&[("a", &a.url(), "")], &route("providers: [a]"));
-    let sidecar =
-        Sidecar::builder().policy("policy", &yaml).env("OUTRIGGER_ADMIN_TOKEN", TOKEN).start();
+    let (_a, sidecar) = start_with_token();
     let drain = |token: &str| {
         let bearer = format!("Bearer {token}");
         Call::post("/api/providers/drain/a", "").header("authorization", &bearer)

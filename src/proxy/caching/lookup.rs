@@ -47,18 +47,6 @@ struct ForwardPlan {
     why: ForwardReason,
 }
 
-impl ForwardPlan {
-    /// Another response was stored since the lookup.
-    fn is_outdated(
-        &self,
-        request: &ProxyRequest,
-        cache: &RouteCache,
-        lookup: &CacheLookup,
-    ) -> bool {
-        lookup.changed_since(request, cache, self.found.as_ref())
-    }
-}
-
 /// The outcome of waiting for the leader.
 enum Waited {
     Done(DispatchOutcome),
@@ -88,9 +76,7 @@ pub async fn serve(
             _ if lookup.part.is_some() => {
                 return bypass(request, route, cache, ForwardReason::Partial).await;
             }
-            LookupResult::ServeStale(stored) => {
-                return Ok(serve_stale(request, cache, &lookup, stored));
-            }
+            LookupResult::ServeStale(old) => return Ok(serve_stale(request, cache, &lookup, old)),
             LookupResult::Forward(plan) => plan,
         };
         let lead = match plan.together.map(|key| cache.live.in_flight.join(key)) {
@@ -107,7 +93,11 @@ pub async fn serve(
                     Waited::Alone => None,
                 }
             }
-            Some(CoalesceRole::Lead(_)) if plan.is_outdated(request, cache, &lookup) => continue,
+            Some(CoalesceRole::Lead(_))
+                if lookup.changed_since(request, cache, plan.found.as_ref()) =>
+            {
+                continue;
+            }
             Some(CoalesceRole::Lead(lead)) => Some(lead),
             None => None,
         };
