@@ -126,8 +126,10 @@ def start_peer(name, config, command, folder, port, backend, core=PROXY_CORE):
 
 def everything_on(source, folder, backend):
     """The shipped policy with local providers and an access log file."""
-    text = source.read_text()
-    text = re.sub(r"(\burl:\s*[\"']?)https?://[^\s,}\"'/]+", rf"\g<1>http://127.0.0.1:{backend}", text)
+    text, url = source.read_text(), f"http://127.0.0.1:{backend}"
+    text = re.sub(r"(\burl:\s*[\"']?)https?://[^\s,}\"'/]+", rf"\g<1>{url}", text)
+    # A preset without a URL has its provider's own, which no measurement may ask.
+    text = re.sub(r"^( +)(preset:.*\n)(?!\1url:)", rf"\1\2\1url: {url}\n", text, flags=re.M)
     log = f"access_log: {{ to: {folder / 'access.jsonl'}, format: json }}"
     if re.search(r"^\s*access_log:", text, re.M):
         return re.sub(r"access_log:\s*\{[^}]*\}", log, text)
