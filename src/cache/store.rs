@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use quick_cache::sync::{Cache as EntryMap, DefaultLifecycle};
-use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::coalesce::InFlightRequests;
 use super::entry::{CacheEntry, CachedResponse};
@@ -46,9 +46,8 @@ pub struct ResponseCache {
     /// The time until which requests for a key are not coalesced.
     pub uncoalesced: InvalidationTable,
     pub in_flight: InFlightRequests,
-    responses:
-        EntryMap<CacheKey, Arc<CacheEntry>, EntryWeight, DefaultHashBuilder, EvictionCounter>,
-    /// Held while an entry is replaced.
+    responses: EntryMap<CacheKey, Arc<CacheEntry>, EntryWeight>,
+    /// Held while entries are added, replaced or removed.
     writing: Mutex<()>,
     max_bytes: AtomicU64,
     recording: AtomicU64,
@@ -62,10 +61,6 @@ pub struct ResponseCache {
 
 #[derive(Clone, Debug)]
 struct EntryWeight;
-
-/// Counts evictions.
-#[derive(Clone, Debug)]
-struct EvictionCounter(Counter);
 
 /// The numbers that the admin API reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,16 +103,6 @@ impl Weighter<CacheKey, Arc<CacheEntry>> for EntryWeight {
     }
 }
 
-impl Lifecycle<CacheKey, Arc<CacheEntry>> for EvictionCounter {
-    /// Evicted entries, dropped after the lock is released.
-    type RequestState = [Option<(CacheKey, Arc<CacheEntry>)>; 2];
-
-    fn on_evict(&self, state: &mut Self::RequestState, key: CacheKey, entry: Arc<CacheEntry>) {
-        self.0.inc();
-        DefaultLifecycle::default().on_evict(state, key, entry);
-    }
-}
-
 impl ResponseCache {
     pub fn new(
         policy: &model::Cache,
@@ -130,20 +115,19 @@ impl ResponseCache {
             let labels = CacheResultLabels { cache: policy.name.clone(), result: result.as_str() };
             metrics.cache_requests.with(&labels)
         });
-        let evictions = metrics.cache_evictions.with(&labels);
         ResponseCache {
             name: policy.name.clone(),
             secret,
             invalidations,
             uncoalesced: InvalidationTable::default(),
             in_flight: InFlightRequests::default(),
-            responses: new_map(policy.max_bytes, EvictionCounter(evictions.clone())),
+            responses: new_map(policy.max_bytes),
             writing: Mutex::default(),
             max_bytes: AtomicU64::new(policy.max_bytes),
             recording: AtomicU64::new(0),
             purges: AtomicU64::new(0),
             results,
-            evictions,
+            evictions: metrics.cache_evictions.with(&labels),
             bytes: metrics.cache_bytes.get_or_create_owned(&labels),
             entries: metrics.cache_entries.get_or_create_owned(&labels),
         }
@@ -155,7 +139,10 @@ impl ResponseCache {
 
     pub fn retune(&self, max_bytes: u64) {
         if self.max_bytes.swap(max_bytes, Ordering::AcqRel) != max_bytes {
+            let _changing = self.writing.lock();
+            let before = self.responses.len();
             self.responses.set_capacity(max_bytes);
+            self.count_evictions(before);
             self.update_gauges();
         }
     }
@@ -188,8 +175,11 @@ impl ResponseCache {
         if generation != self.generation() {
             return;
         }
-        let entry = self.responses.peek(&key).unwrap_or_default();
+        let (before, known) = (self.responses.len(), self.responses.peek(&key));
+        let expected = before + usize::from(known.is_none());
+        let entry = known.unwrap_or_default();
         self.responses.insert(key, Arc::new(entry.with(Arc::new(stored), most)));
+        self.count_evictions(expected);
         self.update_gauges();
     }
 
@@ -214,6 +204,11 @@ impl ResponseCache {
         self.responses.clear();
         self.update_gauges();
         purged
+    }
+
+    /// Counts the entries that made room for another, of `expected` ones without an eviction.
+    fn count_evictions(&self, expected: usize) {
+        self.evictions.inc_by(expected.saturating_sub(self.responses.len()) as u64);
     }
 
     fn update_gauges(&self) {
@@ -245,21 +240,15 @@ impl ResponseCache {
     }
 }
 
-fn new_map(
-    max_bytes: u64,
-    evictions: EvictionCounter,
-) -> EntryMap<CacheKey, Arc<CacheEntry>, EntryWeight, DefaultHashBuilder, EvictionCounter> {
+fn new_map(max_bytes: u64) -> EntryMap<CacheKey, Arc<CacheEntry>, EntryWeight> {
     let usual = (max_bytes / TYPICAL_ENTRY_BYTES).clamp(32, 1 << 14) as usize;
     let mut options = OptionsBuilder::new();
     options.estimated_items_capacity(usual).weight_capacity(max_bytes).shards(1);
+    let (hashing, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
     match options.build() {
-        Ok(options) => {
-            EntryMap::with_options(options, EntryWeight, DefaultHashBuilder::default(), evictions)
-        }
+        Ok(options) => EntryMap::with_options(options, EntryWeight, hashing, lifecycle),
         // Unreachable: both required options are set.
-        Err(_) => {
-            EntryMap::with(usual, max_bytes, EntryWeight, DefaultHashBuilder::default(), evictions)
-        }
+        Err(_) => EntryMap::with(usual, max_bytes, EntryWeight, hashing, lifecycle),
     }
 }
 

@@ -71,6 +71,22 @@ fn a_complete_response_is_stored_in_its_frames() {
 }
 
 #[test]
+fn only_an_entry_that_made_room_for_another_counts_as_evicted() {
+    let cache = cache(1 << 16);
+    (0..3).for_each(|_| record(&cache, 1, 4096));
+    assert_eq!((cache.statistics().entries, cache.statistics().evictions), (1, 0));
+    (2..42).for_each(|n| record(&cache, n, 4096));
+    let full = cache.statistics();
+    assert_eq!(full.entries + full.evictions, 41);
+    cache.retune(1 << 14);
+    let smaller = cache.statistics();
+    assert!(smaller.entries < full.entries);
+    assert_eq!(smaller.entries + smaller.evictions, 41);
+    cache.purge();
+    assert_eq!(cache.statistics().evictions, smaller.evictions);
+}
+
+#[test]
 fn an_interrupted_response_is_not_stored_and_releases_its_reservation() {
     let cache = cache(1 << 20);
     let key = key(&cache, 1);
