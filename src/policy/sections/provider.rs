@@ -188,7 +188,11 @@ texts! {
 }
 
 fn endpoint_name(text: &str) -> Result<String, String> {
-    if text.contains(':') { Ok(text.to_owned()) } else { valid_name(text) }
+    let is_authority = |c: char| c.is_ascii_alphanumeric() || "-_.:[]".contains(c);
+    if text.contains(':') && text.len() <= 300 && text.chars().all(is_authority) {
+        return Ok(text.to_owned());
+    }
+    valid_name(text)
 }
 
 /// The keys `url`, or `endpoints`, and `auth`, or `key`.
