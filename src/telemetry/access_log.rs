@@ -13,6 +13,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
@@ -59,7 +60,7 @@ impl AccessLogSender {
     }
 
     /// Sends lines to the writer without waiting.
-    pub fn send(&self, to: &Arc<LogDestination>, lines: u64, text: Vec<u8>) {
+    pub fn send(&self, to: &Arc<LogDestination>, lines: u64, text: Bytes) {
         self.queue.push(LineBatch { to: Arc::clone(to), lines, text });
     }
 
@@ -151,8 +152,8 @@ mod tests {
         let dropped = Counter::default();
         let log = AccessLogSender::start(dropped.clone()).expect("a thread");
         let to = Arc::new(LogDestination::File(path.clone()));
-        log.send(&to, 1, b"1\n".to_vec());
-        log.send(&to, 1, b"2\n".to_vec());
+        log.send(&to, 1, Bytes::from_static(b"1\n"));
+        log.send(&to, 1, Bytes::from_static(b"2\n"));
         log.queue.wait_until_written(PATIENCE);
         assert_eq!(std::fs::read_to_string(&path).expect("written"), "1\n2\n");
         assert_eq!(path.metadata().expect("a file").mode() & 0o027, 0);
@@ -180,7 +181,7 @@ mod tests {
         assert!(made.success());
         for path in [Path::new("/nonexistent/access.log"), Path::new("/dev/full"), &fifo] {
             let to = Arc::new(LogDestination::File(path.to_owned()));
-            log.send(&to, 3, b"a\nb\nc\n".to_vec());
+            log.send(&to, 3, Bytes::from_static(b"a\nb\nc\n"));
         }
         log.queue.wait_until_written(PATIENCE);
         assert_eq!(dropped.get(), 9);

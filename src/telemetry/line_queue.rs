@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::counter::Counter;
 
@@ -22,7 +23,7 @@ const OVERHEAD: usize = 64;
 pub struct LineBatch<T> {
     pub to: T,
     pub lines: u64,
-    pub text: Vec<u8>,
+    pub text: Bytes,
 }
 
 /// The queue of one log.
@@ -120,7 +121,7 @@ impl<T> PendingLines<T> {
 }
 
 fn size<T>(batch: &LineBatch<T>) -> usize {
-    batch.text.capacity() + OVERHEAD
+    batch.text.len() + OVERHEAD
 }
 
 #[cfg(test)]
@@ -132,7 +133,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     fn line() -> LineBatch<()> {
-        LineBatch { to: (), lines: 1, text: vec![b'x'; LINE] }
+        LineBatch { to: (), lines: 1, text: vec![b'x'; LINE].into() }
     }
 
     /// A queue for ten lines whose writer waits for a message before each write.

@@ -74,7 +74,7 @@ pub fn print(text: &str) {
         eprintln!("{text}");
         return;
     };
-    queue.push(LineBatch { to: (), lines: 1, text: format!("{text}\n").into_bytes() });
+    queue.push(LineBatch { to: (), lines: 1, text: format!("{text}\n").into() });
     flush();
 }
 
@@ -98,7 +98,7 @@ struct LineWriter {
 
 impl Write for LineWriter {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.queue.push(LineBatch { to: (), lines: 1, text: one_line(event) });
+        self.queue.push(LineBatch { to: (), lines: 1, text: one_line(event).into() });
         Ok(event.len())
     }
 

@@ -1,7 +1,7 @@
 //! The access records of the last requests, for the admin API.
 //!
 //! A worker passes its records in batches, ten times a second, so a request pays for nothing but
-//! its share of a lock and of a scan for line ends. Bounded by number and by bytes.
+//! its share of a lock and of a count of lines. Bounded by number and by bytes.
 
 use std::collections::VecDeque;
 
@@ -33,9 +33,19 @@ pub struct RecentRequest {
 
 #[derive(Debug, Default)]
 struct RecordRing {
-    records: VecDeque<RecentRequest>,
+    /// Oldest first.
+    batches: VecDeque<RecordBatch>,
+    records: usize,
     bytes: usize,
     newest: u64,
+}
+
+/// Records that came together. They are told apart only when they are read.
+#[derive(Debug)]
+struct RecordBatch {
+    /// Each ends with a line feed.
+    lines: Bytes,
+    records: usize,
 }
 
 impl Default for RecentRequests {
@@ -46,19 +56,13 @@ impl Default for RecentRequests {
 
 impl RecentRequests {
     /// Adds records, each a line of JSON.
-    pub fn push(&self, lines: &[u8]) {
-        let ends: Vec<usize> = memchr::memchr_iter(b'\n', lines).collect();
-        let skipped = ends.len().saturating_sub(KEPT);
-        let start = skipped.checked_sub(1).map_or(0, |last| ends[last] + 1);
-        // A copy has no spare capacity, and its records share it.
-        let kept = Bytes::copy_from_slice(&lines[start..]);
-        let mut ring = self.ring.lock();
-        ring.newest += skipped as u64;
-        let mut from = 0;
-        for end in &ends[skipped..] {
-            ring.push(kept.slice(from..end - start));
-            from = end - start + 1;
+    pub fn push(&self, lines: Bytes) {
+        let records = memchr::memchr_iter(b'\n', &lines).count();
+        if records == 0 {
+            return;
         }
+        let mut ring = self.ring.lock();
+        ring.push(RecordBatch { lines, records });
         let newest = ring.newest;
         drop(ring);
         self.newest.send_replace(newest);
@@ -66,14 +70,16 @@ impl RecentRequests {
 
     /// All records, newest first.
     pub fn all(&self) -> Vec<RecentRequest> {
-        self.ring.lock().records.iter().rev().cloned().collect()
+        self.ring.lock().newest_first().collect()
     }
 
     /// The records after number `after`, oldest first.
     pub fn since(&self, after: u64) -> Vec<RecentRequest> {
         let ring = self.ring.lock();
-        let first = ring.records.partition_point(|kept| kept.number <= after);
-        ring.records.range(first..).cloned().collect()
+        let mut found: Vec<_> =
+            ring.newest_first().take_while(|kept| kept.number > after).collect();
+        found.reverse();
+        found
     }
 
     /// Sees the number of the newest record change.
@@ -83,14 +89,29 @@ impl RecentRequests {
 }
 
 impl RecordRing {
-    fn push(&mut self, record: Bytes) {
-        self.newest += 1;
-        self.bytes += record.len();
-        self.records.push_back(RecentRequest { number: self.newest, record });
-        while self.records.len() > KEPT || self.bytes > MAX_BYTES {
-            let Some(oldest) = self.records.pop_front() else { break };
-            self.bytes -= oldest.record.len();
+    fn push(&mut self, batch: RecordBatch) {
+        self.newest += batch.records as u64;
+        self.records += batch.records;
+        self.bytes += batch.lines.len();
+        self.batches.push_back(batch);
+        while let Some(oldest) = self.batches.front() {
+            let is_surplus = self.records - oldest.records >= KEPT || self.bytes > MAX_BYTES;
+            if !is_surplus || self.batches.len() == 1 {
+                break;
+            }
+            self.records -= oldest.records;
+            self.bytes -= oldest.lines.len();
+            self.batches.pop_front();
         }
+    }
+
+    fn newest_first(&self) -> impl Iterator<Item = RecentRequest> {
+        let records = self.batches.iter().rev().flat_map(|batch| {
+            let lines = batch.lines.strip_suffix(b"\n").unwrap_or(&batch.lines);
+            lines.rsplit(|byte| *byte == b'\n').map(|line| batch.lines.slice_ref(line))
+        });
+        let numbers = (1..=self.newest).rev();
+        numbers.zip(records).take(KEPT).map(|(number, record)| RecentRequest { number, record })
     }
 }
 
@@ -98,8 +119,8 @@ impl RecordRing {
 mod tests {
     use super::*;
 
-    fn lines(numbers: std::ops::RangeInclusive<u64>) -> Vec<u8> {
-        numbers.map(|number| format!("{{\"n\":{number}}}\n")).collect::<String>().into_bytes()
+    fn lines(numbers: std::ops::RangeInclusive<u64>) -> Bytes {
+        numbers.map(|number| format!("{{\"n\":{number}}}\n")).collect::<String>().into()
     }
 
     fn numbers(found: &[RecentRequest]) -> Vec<u64> {
@@ -112,11 +133,11 @@ mod tests {
     fn the_newest_records_are_kept_with_their_numbers() {
         let recent = RecentRequests::default();
         assert!(recent.all().is_empty());
-        recent.push(&lines(1..=3));
-        recent.push(b"");
+        recent.push(lines(1..=3));
+        recent.push(Bytes::new());
         assert_eq!(numbers(&recent.all()), [3, 2, 1]);
         assert_eq!(numbers(&recent.since(1)), [2, 3]);
-        recent.push(&lines(4..=4 + 2 * KEPT as u64));
+        recent.push(lines(4..=4 + 2 * KEPT as u64));
         let newest = 4 + 2 * KEPT as u64;
         assert_eq!(*recent.watch().borrow(), newest);
         let all = numbers(&recent.all());
@@ -130,7 +151,7 @@ mod tests {
         let recent = RecentRequests::default();
         let long = vec![b'x'; MAX_BYTES / 2 - 1];
         for _ in 0..3 {
-            recent.push(&[&long[..], b"\n"].concat());
+            recent.push([&long[..], b"\n"].concat().into());
         }
         let kept: Vec<_> = recent.all().iter().map(|kept| kept.number).collect();
         assert_eq!(kept, [3, 2]);

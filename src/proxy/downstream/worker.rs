@@ -35,8 +35,6 @@ pub const TICK: Duration = Duration::from_millis(100);
 const TICKS_PER_SECOND: u32 = 10;
 /// A log buffer of this size is flushed at once.
 const LOG_BATCH: usize = 60 * 1024;
-/// Capacity of the log buffer, so that the last line of a batch does not make it grow.
-const LOG_BUFFER: usize = 64 * 1024;
 /// A pooled upstream connection unused for this long is closed.
 const UPSTREAM_IDLE: Duration = Duration::from_secs(30);
 
@@ -106,8 +104,8 @@ pub struct Worker {
     recent: RecentRecords,
     /// Records of traced requests, for the exporter of spans.
     traced: RefCell<Vec<u8>>,
-    /// Both clocks, read at the last tick.
-    clocks: Cell<(Instant, SystemTime)>,
+    /// Both clocks, read at the last tick: monotonic time, and the time since 1970.
+    clocks: Cell<(Instant, Duration)>,
 }
 
 /// Records for `GET /api/requests` of requests that have no line of JSON in the access log.
@@ -143,7 +141,7 @@ impl Worker {
             lines: RefCell::default(),
             recent,
             traced: RefCell::default(),
-            clocks: Cell::new((clock::now(), clock::wall())),
+            clocks: Cell::new((clock::now(), since_1970())),
         })
     }
 
@@ -201,8 +199,7 @@ impl Worker {
         let (mut lines, mut text) = (self.lines.borrow_mut(), self.traced.borrow_mut());
         let (then, wall) = self.clocks.get();
         let ended = wall + ended.saturating_duration_since(then);
-        let since = ended.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let _ = write!(text, "{} ", since.saturating_sub(took).as_nanos());
+        let _ = write!(text, "{} ", ended.saturating_sub(took).as_nanos());
         write_record(&mut text, lines.stamp.at(ended));
         text.push(b'\n');
         if text.len() >= LOG_BATCH {
@@ -212,27 +209,26 @@ impl Worker {
 
     fn flush(&self, lines: &mut LogBuffer) {
         let Some(RouteLog { to, format }) = lines.target.take() else { return };
+        // The next batch is probably as long. Its buffer has little to spare, because records of it are kept.
+        let next = Vec::with_capacity(lines.text.len().next_power_of_two());
+        let text = Bytes::from(std::mem::replace(&mut lines.text, next));
         if format == LogFormat::Json && self.snapshot().policy.server.recent_requests > 0 {
-            self.live.recent_requests.push(&lines.text);
+            self.live.recent_requests.push(text.clone());
         }
-        let text = std::mem::replace(&mut lines.text, Vec::with_capacity(LOG_BUFFER));
         self.log.send(&to, std::mem::take(&mut lines.count), text);
     }
 
     /// Passes on the records that were kept, and allows as many for the next tick.
     fn flush_recent(&self) {
         self.recent.left.set(recent_in_a_tick(&self.snapshot()));
-        let mut text = self.recent.text.borrow_mut();
-        if !text.is_empty() {
-            self.live.recent_requests.push(&text);
-            text.clear();
-        }
+        let text = std::mem::take(&mut *self.recent.text.borrow_mut());
+        self.live.recent_requests.push(text.into());
     }
 
     /// Periodic work, every [`TICK`].
     pub fn tick(&self) {
         let now = clock::now();
-        self.clocks.set((now, clock::wall()));
+        self.clocks.set((now, since_1970()));
         self.pools.sweep(now);
         self.clients.sweep(&self.snapshot().policy.server);
         self.flush(&mut self.lines.borrow_mut());
@@ -242,6 +238,10 @@ impl Worker {
             self.live.traces.push(traced);
         }
     }
+}
+
+fn since_1970() -> Duration {
+    clock::wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// How many records a tick may keep for `GET /api/requests`.
