@@ -34,7 +34,7 @@ pub use connection::{Connection, IncomingBody, OutgoingRequest, PendingHead, Sen
 pub use dial::{DialError, DialPhase};
 pub use dns::Resolver;
 pub use http1::exchange::ExchangeError;
-pub use http1::io::{SmallWriteBuffer, join_small};
+pub use http1::io::{SMALL_WRITE_BUFFER, join_small};
 pub use http1::request_body::{BoxError, OutgoingBody};
 pub use http1::response_head::UPGRADE_PROTOCOL;
 pub use pool::{PendingDial, Pools};

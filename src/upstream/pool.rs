@@ -224,8 +224,10 @@ impl ConnectionPool {
     fn sweep(&self, now: Instant) {
         self.now.set(now);
         let keep = self.idle_for;
-        let is_stale =
-            |idle: &mut IdleConnection| idle.is_old(now, keep) || idle.connection.has_input();
+        let is_stale = |idle: &mut IdleConnection| {
+            let unused = now.saturating_duration_since(idle.since);
+            idle.is_old(unused, keep) || idle.connection.has_input()
+        };
         // Closed after the borrow has ended, because a connection releases its slot.
         let stale: Vec<_> = self.idle.borrow_mut().extract_if(.., is_stale).collect();
         stale.into_iter().for_each(|idle| idle.connection.close());
@@ -233,16 +235,17 @@ impl ConnectionPool {
 }
 
 impl IdleConnection {
-    fn is_old(&self, now: Instant, most: Duration) -> bool {
-        now.saturating_duration_since(self.since) >= self.connection.keep_alive().min(most)
+    /// Whether it was `unused` for too long.
+    fn is_old(&self, unused: Duration, most: Duration) -> bool {
+        unused >= self.connection.keep_alive().min(most)
     }
 
     fn is_usable(&mut self, dns: &DnsEntry, now: Instant, most: Duration) -> bool {
-        !self.is_old(now, most)
+        let unused = now.saturating_duration_since(self.since);
+        !self.is_old(unused, most)
             && self.connection.still_resolves(dns)
             && !self.connection.has_input()
-            && (now.saturating_duration_since(self.since) < PEEK_AFTER
-                || self.connection.is_quiet())
+            && (unused < PEEK_AFTER || self.connection.is_quiet())
     }
 }
 

@@ -32,7 +32,7 @@ use tokio_rustls::server::TlsStream;
 use super::head_check::HeadCheck;
 use super::parser_error::ParserErrors;
 use super::problem::{Problem, ProblemKind};
-use crate::upstream::{SmallWriteBuffer, join_small};
+use crate::upstream::{SMALL_WRITE_BUFFER, join_small};
 
 /// The most bytes of one read: one less than 16 KiB, because hyper doubles a buffer that a read has
 /// filled, and each frame of a body keeps its buffer.
@@ -410,7 +410,7 @@ impl<S: ClientStream> AsyncWrite for ClientIo<S> {
             return replaced;
         }
         let stream = Pin::new(&mut self.stream);
-        let written = match join_small(bufs, &mut [0; size_of::<SmallWriteBuffer>()]) {
+        let written = match join_small(bufs, &mut ReadBuf::uninit(&mut { SMALL_WRITE_BUFFER })) {
             Some(one) => stream.poll_write(cx, one),
             None => stream.poll_write_vectored(cx, bufs),
         };

@@ -21,7 +21,7 @@ use super::chunked::{ChunkedDecoder, ChunkedPart};
 use super::io::Transport;
 use super::request_body::{BoxError, OutgoingBody};
 use super::request_writer::RequestWriter;
-use super::response_head::{self, Framing, RequestTraits, ResponseHead};
+use super::response_head::{self, Framing, RequestTraits, ResponseHead, SeenNames};
 
 /// Bounds of the read size. The upper bound is also the memory held by a slowly read stream.
 const MIN_READ: usize = 8 * 1024;
@@ -73,6 +73,7 @@ pub(crate) struct Exchange {
     state: ReadState,
     /// Interim responses to the current request.
     interim: u32,
+    names: SeenNames,
 }
 
 /// The flags say whether the connection may be used again.
@@ -102,6 +103,7 @@ impl Exchange {
             read_size: MIN_READ,
             state: ReadState::Idle,
             interim: 0,
+            names: SeenNames::default(),
         }
     }
 
@@ -135,7 +137,8 @@ impl Exchange {
         loop {
             self.poll_send(cx)?;
             if !self.unparsed.is_empty()
-                && let Some((head, length)) = response_head::parse(&self.unparsed, traits)?
+                && let Some((head, length)) =
+                    response_head::parse(&self.unparsed, traits, &mut self.names)?
             {
                 let rest = self.unparsed.split_off(length);
                 self.unparsed = rest;

@@ -22,18 +22,19 @@ use tokio_rustls::client::TlsStream;
 /// Buffers that are together no longer than this are sent as one.
 const SMALL_WRITE: usize = 2048;
 
-/// Space to join short buffers in.
-pub type SmallWriteBuffer = [u8; SMALL_WRITE];
+/// Space to join short buffers in, not initialized first.
+pub const SMALL_WRITE_BUFFER: [MaybeUninit<u8>; SMALL_WRITE] = [MaybeUninit::uninit(); SMALL_WRITE];
 
 /// Joins the head and body of a short message, because the kernel writes one buffer faster than
 /// several. `None` if they do not fit.
-pub fn join_small<'r>(bufs: &[IoSlice<'_>], room: &'r mut SmallWriteBuffer) -> Option<&'r [u8]> {
-    let mut length = 0;
+pub fn join_small<'r>(bufs: &[IoSlice<'_>], room: &'r mut ReadBuf<'_>) -> Option<&'r [u8]> {
     for buf in bufs {
-        room.get_mut(length..length + buf.len())?.copy_from_slice(buf);
-        length += buf.len();
+        if room.remaining() < buf.len() {
+            return None;
+        }
+        room.put_slice(buf);
     }
-    Some(&room[..length])
+    Some(room.filled())
 }
 
 /// A TCP socket with shared access.
@@ -110,7 +111,7 @@ impl AsyncWrite for SharedSocket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match join_small(bufs, &mut [0; SMALL_WRITE]) {
+        match join_small(bufs, &mut ReadBuf::uninit(&mut { SMALL_WRITE_BUFFER })) {
             Some(one) => self.poll_write(cx, one),
             None => self.poll_with(cx, |stream| stream.try_write_vectored(bufs)),
         }
@@ -218,9 +219,10 @@ mod tests {
     #[test]
     fn short_buffers_are_joined_and_long_ones_are_not() {
         let (head, body, long) = ([1; 3], [2; 2], [3; SMALL_WRITE - 2]);
-        let mut room = [0; SMALL_WRITE];
         let both = [IoSlice::new(&head), IoSlice::new(&body)];
-        assert_eq!(join_small(&both, &mut room), Some(&[1, 1, 1, 2, 2][..]));
-        assert_eq!(join_small(&[IoSlice::new(&head), IoSlice::new(&long)], &mut room), None);
+        let mut room = SMALL_WRITE_BUFFER;
+        assert_eq!(join_small(&both, &mut ReadBuf::uninit(&mut room)), Some(&[1, 1, 1, 2, 2][..]));
+        let longer = [IoSlice::new(&head), IoSlice::new(&long)];
+        assert_eq!(join_small(&longer, &mut ReadBuf::uninit(&mut room)), None);
     }
 }

@@ -54,6 +54,7 @@ pub(crate) struct ResponseHead {
 pub(crate) fn parse(
     bytes: &Bytes,
     traits: RequestTraits,
+    seen: &mut SeenNames,
 ) -> Result<Option<(ResponseHead, usize)>, ExchangeError> {
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut []);
@@ -78,62 +79,123 @@ pub(crate) fn parse(
     // A proxy sends its own version (RFC 9112, 2.3).
     parts.version = Version::HTTP_11;
     parts.headers.reserve(response.headers.len());
-    let mut names = FramingNames::default();
-    for line in response.headers.iter() {
-        names.add(append(&mut parts.headers, bytes, line)?);
+    let mut lines = FramingLines::default();
+    for (at, line) in response.headers.iter().enumerate() {
+        let malformed = || ExchangeError::Malformed("a response header");
+        let name = seen.name(at, line.name).ok_or_else(malformed)?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value));
+        let value = value.map_err(|_| malformed())?;
+        lines.note(&name, value.as_bytes());
+        let added = parts.headers.try_append(name, value);
+        added.map_err(|_| ExchangeError::TooLarge("the response head"))?;
     }
-    let (framing, is_unambiguous) = framing(&mut parts.headers, names, status, is_http_10, traits)?;
-    let is_persistent = match names.connection {
-        true => is_persistent(&parts.headers, is_http_10),
-        false => !is_http_10,
-    };
+    let (framing, is_unambiguous) =
+        framing(&mut parts.headers, &lines, status, is_http_10, traits)?;
+    let is_persistent = !lines.names_close && (lines.names_keep_alive || !is_http_10);
     let reusable = is_unambiguous && framing != Framing::Close && is_persistent;
-    let has_keep_alive = names.keep_alive;
+    let has_keep_alive = lines.has_keep_alive;
     Ok(Some((ResponseHead { parts, framing, reusable, has_keep_alive }, length)))
 }
 
-/// The headers about framing and the connection that a head has. Noted as they pass, because a
-/// lookup costs more.
-#[derive(Clone, Copy, Default)]
-struct FramingNames {
-    transfer_encoding: bool,
-    connection: bool,
-    keep_alive: bool,
-}
+/// The names of the lines of a connection's first response, as received and as parsed. Most responses of
+/// a server have the same lines in the same order, and to compare a name costs less than to parse it.
+/// Bounded by number and by length.
+#[derive(Debug, Default)]
+pub(crate) struct SeenNames(Vec<(Box<str>, HeaderName)>);
 
-impl FramingNames {
-    fn add(&mut self, name: FramingNames) {
-        self.transfer_encoding |= name.transfer_encoding;
-        self.connection |= name.connection;
-        self.keep_alive |= name.keep_alive;
+impl SeenNames {
+    const MOST: usize = 32;
+    const LONGEST: usize = 64;
+
+    /// The name of the line at a place; `None` if it is malformed.
+    fn name(&mut self, at: usize, name: &str) -> Option<HeaderName> {
+        match self.0.get(at) {
+            Some((seen, parsed)) if **seen == *name => return Some(parsed.clone()),
+            _ => {}
+        }
+        let parsed = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        if at == self.0.len() && at < SeenNames::MOST && name.len() <= SeenNames::LONGEST {
+            self.0.push((name.into(), parsed.clone()));
+        }
+        Some(parsed)
     }
 }
 
-/// Appends a header; its value shares the memory of the input.
-fn append(
-    headers: &mut HeaderMap,
-    bytes: &Bytes,
-    line: &httparse::Header<'_>,
-) -> Result<FramingNames, ExchangeError> {
-    let malformed = || ExchangeError::Malformed("a response header");
-    let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| malformed())?;
-    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value));
-    let value = value.map_err(|_| malformed())?;
-    let names = FramingNames {
-        transfer_encoding: name == TRANSFER_ENCODING,
-        connection: name == CONNECTION,
-        keep_alive: name == KEEP_ALIVE,
-    };
-    match headers.try_append(name, value) {
-        Ok(_) => Ok(names),
-        Err(_) => Err(ExchangeError::TooLarge("the response head")),
+/// The facts about framing and the connection in the lines of a head. Noted as the lines pass, because a
+/// lookup costs more.
+#[derive(Debug, Default)]
+struct FramingLines {
+    length: ContentLength,
+    has_transfer_encoding: bool,
+    has_keep_alive: bool,
+    /// Options that a `Connection` line names.
+    names_close: bool,
+    names_keep_alive: bool,
+}
+
+/// The lines of `Content-Length`.
+#[derive(Debug, Default)]
+struct ContentLength {
+    value: Option<u64>,
+    /// The value is not one line of digits, as it should be forwarded.
+    is_list: bool,
+    /// It is no number, or values differ.
+    is_malformed: bool,
+}
+
+impl FramingLines {
+    fn note(&mut self, name: &HeaderName, value: &[u8]) {
+        match *name {
+            CONTENT_LENGTH => self.length.note(value),
+            CONNECTION => {
+                for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                    self.names_close |= option.eq_ignore_ascii_case(b"close");
+                    self.names_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            TRANSFER_ENCODING => self.has_transfer_encoding = true,
+            _ => self.has_keep_alive |= *name == KEEP_ALIVE,
+        }
+    }
+}
+
+impl ContentLength {
+    /// All values of all lines have to be equal.
+    fn note(&mut self, line: &[u8]) {
+        let has_leading_zero = line.starts_with(b"0") && line.len() > 1;
+        match (self.value, number(line)) {
+            (None, Some(value)) if !has_leading_zero => self.value = Some(value),
+            _ => self.note_list(line),
+        }
+    }
+
+    fn note_list(&mut self, line: &[u8]) {
+        self.is_list = true;
+        for value in line.split(|b| *b == b',') {
+            let value = number(value.trim_ascii());
+            let before = self.value.or(value);
+            self.is_malformed |= value.is_none() || value != before;
+            self.value = before;
+        }
+    }
+
+    /// Replaces a list by its single value (RFC 9112, 6.3), because a list that is forwarded makes the
+    /// client decide how to read it.
+    fn resolve(&self, headers: &mut HeaderMap) -> Result<Option<u64>, ExchangeError> {
+        if self.is_malformed {
+            return Err(ExchangeError::Malformed("Content-Length"));
+        }
+        if let Some(length) = self.value.filter(|_| self.is_list) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Ok(self.value)
     }
 }
 
 /// Also returns whether the framing is unambiguous.
 fn framing(
     headers: &mut HeaderMap,
-    names: FramingNames,
+    lines: &FramingLines,
     status: StatusCode,
     is_http_10: bool,
     traits: RequestTraits,
@@ -150,7 +212,7 @@ fn framing(
     let has_no_body = traits.is_head
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if names.transfer_encoding {
+    if lines.has_transfer_encoding {
         if is_http_10 {
             return Err(ExchangeError::Malformed("Transfer-Encoding in HTTP/1.0"));
         }
@@ -163,7 +225,7 @@ fn framing(
         }
         return Ok((Framing::Chunked, is_unambiguous));
     }
-    let length = content_length(headers)?;
+    let length = lines.length.resolve(headers)?;
     if has_no_body {
         return Ok((Framing::Length(0), true));
     }
@@ -185,44 +247,11 @@ fn is_chunked(headers: &HeaderMap) -> bool {
     lines.next().is_some_and(is_chunked) && lines.next().is_none()
 }
 
-/// All values of all lines have to be equal. Replaces a list by its single value (RFC 9112, 6.3),
-/// because a list that is forwarded makes the client decide how to read it.
-fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, ExchangeError> {
-    let malformed = || ExchangeError::Malformed("Content-Length");
-    let mut length = None;
-    let (mut lines, mut is_plain) = (0, true);
-    for line in headers.get_all(CONTENT_LENGTH) {
-        let line = line.as_bytes();
-        lines += 1;
-        is_plain &=
-            line.iter().all(u8::is_ascii_digit) && (line == b"0" || !line.starts_with(b"0"));
-        for value in line.split(|b| *b == b',') {
-            let value = number(value.trim_ascii()).ok_or_else(malformed)?;
-            if length.replace(value).is_some_and(|before| before != value) {
-                return Err(malformed());
-            }
-        }
-    }
-    if let Some(length) = length.filter(|_| lines > 1 || !is_plain) {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    Ok(length)
-}
-
 /// Digits and nothing else.
 fn number(text: &[u8]) -> Option<u64> {
     let digit = |b: &u8| b.is_ascii_digit().then(|| u64::from(b - b'0'));
     let add = |sum: u64, b| sum.checked_mul(10)?.checked_add(digit(b)?);
     if text.is_empty() { None } else { text.iter().try_fold(0, add) }
-}
-
-fn is_persistent(headers: &HeaderMap, is_http_10: bool) -> bool {
-    let has_token = |token_name: &[u8]| {
-        let lines = headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
-        let mut tokens = lines.flat_map(|line| line.split(|b| *b == b','));
-        tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(token_name))
-    };
-    if is_http_10 { has_token(b"keep-alive") && !has_token(b"close") } else { !has_token(b"close") }
 }
 
 #[cfg(test)]
@@ -231,7 +260,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(text: &str, traits: RequestTraits) -> Result<Option<(ResponseHead, usize)>, String> {
-        parse(&Bytes::copy_from_slice(text.as_bytes()), traits).map_err(|error| error.to_string())
+        parse(&Bytes::copy_from_slice(text.as_bytes()), traits, &mut SeenNames::default())
+            .map_err(|error| error.to_string())
     }
 
     fn framed(head: &str, traits: RequestTraits) -> Option<(Framing, bool)> {
@@ -353,6 +383,24 @@ mod tests {
     }
 
     #[test]
+    fn names_are_parsed_after_heads_with_other_lines() {
+        let mut seen = SeenNames::default();
+        for lines in [
+            &["Content-Length", "X-A"][..],
+            &["content-length", "x-a", "x-b"],
+            &["X-A", "Content-Length"],
+            &["Content-Length", "X-A", "x-b", "x-c"],
+        ] {
+            let lines: String = lines.iter().map(|name| format!("{name}: 1\r\n")).collect();
+            let text = format!("HTTP/1.1 200 OK\r\n{lines}\r\n");
+            let expected = read(&text, RequestTraits::default()).expect("read").expect("complete");
+            let head = parse(&Bytes::from(text.clone()), RequestTraits::default(), &mut seen);
+            let (head, _) = head.expect("read").expect("complete");
+            assert_eq!(head.parts.headers, expected.0.parts.headers, "{text}");
+        }
+    }
+
+    #[test]
     fn a_malformed_or_oversized_head_is_rejected() {
         for text in [
             "HTTP/2 200 OK\r\n\r\n",
@@ -374,8 +422,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_input_causes_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = parse(&Bytes::from([b"HTTP/1.1 200 ".as_slice(), &bytes].concat()), RequestTraits::default());
-            let _ = parse(&Bytes::from(bytes), RequestTraits::default());
+            let mut seen = SeenNames::default();
+            let head = [b"HTTP/1.1 200 ".as_slice(), &bytes].concat();
+            let _ = parse(&Bytes::from(head), RequestTraits::default(), &mut seen);
+            let _ = parse(&Bytes::from(bytes), RequestTraits::default(), &mut seen);
         }
     }
 }
