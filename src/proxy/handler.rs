@@ -217,7 +217,7 @@ async fn receive_body(
         request.decode_body().await;
     }
     if request.record.is_logged() {
-        request.record.requested_model = request.model().map(Box::from);
+        request.record.requested_model = request.shared_model();
     }
     // A compressed stream cannot be read.
     if request.requests_stream != Some(false) {

@@ -151,7 +151,7 @@ metrics! {
     retry_cost_budget: family Ratio [RouteLabels], "Cost that retries may still cause now, in the currency of the route's budget";
     not_replayable: series Counter [ReasonLabels], "Request bodies that could not be kept for another attempt, by reason";
     hedges: series Counter [ReasonLabels], "Hedged attempts, by result";
-    interrupted_streams: series Counter [ReasonLabels], "Responses that broke after their first byte and that no other provider completed, by reason";
+    interrupted_streams: series Counter [ReasonLabels], "Responses other than 5xx that broke after their first byte and that no other provider completed, by reason";
     stream_continuations: series Counter [ReasonLabels], "Attempts to continue an interrupted stream at another provider, by result";
     stream_events_dropped: series Counter [RouteLabels], "Stream events that could not be parsed";
     tokens: series Counter [TokenLabels], "Tokens as reported in responses";

@@ -7,7 +7,7 @@ use crate::fixtures::{
     GENEROUS, access_record, api, chat, cli_stdout, policy, post_admin, problem_type, route,
     single_worker, status_text,
 };
-use crate::support::{Behaviour, Origin};
+use crate::support::{Behaviour, Call, Origin};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -62,6 +62,17 @@ fn a_problem_names_the_request_in_body_headers_and_log() {
     assert_eq!(refused.header("x-request-id"), Some("mine"));
     assert_eq!(refused.header("outrigger-request-id"), Some("mine"));
     assert_eq!(access_record(&sidecar, 1)["request_id"], "mine");
+}
+
+#[test]
+fn the_body_of_a_local_response_counts_as_sent_unless_it_is_not_sent() {
+    let sidecar =
+        single_worker(&policy(&[("a", "http://127.0.0.1:9", "")], &route("providers: [a]")));
+    let refused = sidecar.send(&chat());
+    assert!(!refused.body.is_empty());
+    assert_eq!(access_record(&sidecar, 1)["bytes_out"], refused.body.len());
+    assert_eq!(sidecar.send(&Call::new("HEAD", "/v1/models")).status, 502);
+    assert_eq!(access_record(&sidecar, 2)["bytes_out"], 0);
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub struct AccessRecord {
     /// Its class, if the queue has several.
     class: Option<usize>,
     /// The model that the client requested.
-    pub requested_model: Option<Box<str>>,
+    pub requested_model: Option<Rc<str>>,
     passed_over: PassedOverList,
     pub attempts: Vec<AttemptRecord>,
     /// Time spent waiting for capacity or for the end of a hold.
@@ -260,6 +260,11 @@ impl AccessRecord {
         }
     }
 
+    /// Notes the body of a response that no provider sent.
+    pub fn set_local_body(&mut self, length: usize) {
+        self.bytes_out = if self.method == Method::HEAD { 0 } else { length as u64 };
+    }
+
     /// Ends the record and writes it. A record that is dropped before ends as disconnected.
     pub fn finish(&mut self, end: RequestEnd) {
         let end = match end {
@@ -307,8 +312,10 @@ impl AccessRecord {
             RequestEnd::Interrupted(cut) if self.status != 101 => Some(cut),
             _ => None,
         };
-        self.count_at_providers(broke.is_some() || self.status >= 500);
-        if let Some(cut) = broke {
+        let failed = self.status >= 500;
+        self.count_at_providers(failed || broke.is_some());
+        // A response of 5xx is a failure already, and would count twice in an error ratio.
+        if let Some(cut) = broke.filter(|_| !failed) {
             route.count_interrupted(metrics, cut.as_str());
         }
     }
@@ -452,7 +459,7 @@ impl AccessRecord {
         let queue = self.route.as_ref().and_then(|route| route.queue.as_ref());
         let class = self.class.zip(queue);
         if let Some(class) = class.and_then(|(at, queue)| queue.policy.classes.get(at)) {
-            line.string(&keys::QUEUE_CLASS, &class.name);
+            line.word(&keys::QUEUE_CLASS, &class.name);
         }
         if let Some(flow) = &self.flow {
             line.string(&keys::FLOW, &String::from_utf8_lossy(flow.as_bytes()));

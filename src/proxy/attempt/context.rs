@@ -14,13 +14,11 @@ use crate::policy::sections::model::{OnCut, Retry};
 use crate::proxy::access_log::record::AccessRecord;
 use crate::proxy::downstream::connection::Client;
 use crate::proxy::downstream::content_coding::{ContentCoding, Undecodable};
-use crate::proxy::downstream::header_marks::HeaderMarks;
 use crate::proxy::downstream::timer::Timer;
 use crate::proxy::downstream::worker::Worker;
 use crate::proxy::request::body::RequestBody;
 use crate::proxy::request::cached_fallback::CachedFallback;
 use crate::proxy::request::head::RequestHead;
-use crate::proxy::request::headers;
 use crate::proxy::request::limits::RequestLimits;
 use crate::proxy::request::model_name::model_in_path;
 use crate::proxy::request::stream_flag::requests_stream;
@@ -81,8 +79,7 @@ impl ProxyRequest {
 
     /// Sets the body, which is complete or known to be sent once; the timeout starts then.
     pub fn set_body(&mut self, mut body: RequestBody) {
-        let marks = self.head.marks();
-        if marks.has(HeaderMarks::CONTENT_ENCODING) && headers::is_encoded(self.head.headers()) {
+        if self.head.has_encoded_body() {
             body.set_undecodable(Undecodable::NotKept);
         }
         self.requests_stream = requests_stream(&self.head, body.stream_flag());
@@ -115,7 +112,13 @@ impl ProxyRequest {
 
     /// The model that the body names, or else the path. Reads the body if nothing else did.
     pub fn model(&self) -> Option<&str> {
-        self.body.find_model().or_else(|| model_in_path(self.head.uri().path()))
+        self.body.find_model().map(|name| &**name).or_else(|| model_in_path(self.head.uri().path()))
+    }
+
+    /// The same, to be kept.
+    pub fn shared_model(&self) -> Option<Rc<str>> {
+        let of_body = self.body.find_model().map(Rc::clone);
+        of_body.or_else(|| model_in_path(self.head.uri().path()).map(Rc::from))
     }
 
     /// Buffer space for a body that is held back.

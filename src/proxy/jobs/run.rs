@@ -149,7 +149,7 @@ fn build_request(
     let head = RequestHead::new(method, uri, headers);
     let mut request = ProxyRequest::new(worker, &client, route, record, head);
     request.set_body(body);
-    request.record.requested_model = request.model().map(Box::from);
+    request.record.requested_model = request.shared_model();
     request.limits.set_deadline(now + queue.policy.max_wait.max(route.policy.timeout));
     request.limits.set_queue(class, queue.live.flow(&task.flow));
     request.limits.set_job();

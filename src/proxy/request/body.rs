@@ -190,7 +190,7 @@ impl RequestBody {
 
     /// The body's `/model`, by the client's name for it, if the body was searched for it.
     pub fn model(&self) -> Option<&str> {
-        self.named().map(|model| model.name.as_str())
+        self.named().map(|model| &*model.name)
     }
 
     fn named(&self) -> Option<&ModelName> {
@@ -291,13 +291,13 @@ impl RequestBody {
     }
 
     /// The body's model. Searches the body if the route did not need it so far.
-    pub fn find_model(&self) -> Option<&str> {
+    pub fn find_model(&self) -> Option<&Rc<str>> {
         if let State::Buffered { bytes, .. } = &self.state
             && !self.is_encoded()
         {
             self.model.get_or_init(|| ModelName::find(bytes));
         }
-        self.model()
+        self.named().map(|model| &model.name)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -424,7 +424,7 @@ fn read_model(reads_body: bool, bytes: &[u8]) -> OnceCell<Option<ModelName>> {
 
 /// Whether the provider has its own name for the model.
 fn maps(provider: &model::ProviderPolicy, model: Option<&ModelName>) -> bool {
-    model.is_some_and(|model| provider.models.iter().any(|(ours, _)| *ours == model.name))
+    model.is_some_and(|model| provider.models.iter().any(|(ours, _)| **ours == *model.name))
 }
 
 fn not_rewritable(provider: &model::ProviderPolicy, why: &str) -> Problem {

@@ -6,6 +6,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::credentials::identity::CallerIdentity;
 use crate::proxy::downstream::header_marks::HeaderMarks;
+use crate::proxy::request::headers::is_encoded;
 
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -88,6 +89,11 @@ impl RequestHead {
     /// Sets the marks of the headers, if they are known already.
     pub fn set_marks(&mut self, marks: HeaderMarks) {
         self.marks = Some(marks);
+    }
+
+    /// Whether the body is compressed or encoded otherwise.
+    pub fn has_encoded_body(&self) -> bool {
+        self.marks().has(HeaderMarks::CONTENT_ENCODING) && is_encoded(&self.headers)
     }
 
     pub fn has_idempotency_key(&self) -> bool {

@@ -7,6 +7,7 @@
 //! A form (`multipart/form-data`, RFC 7578), as for audio, has a field of that name.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::LazyLock;
 
 use memchr::memmem::{self, Finder};
@@ -26,7 +27,7 @@ const IN_PATH: [(&str, &str); 3] = [("/models/", ":"), ("/deployments/", "/"), (
 /// The top-level `model` of a JSON body, or the field of a form.
 #[derive(Clone, Debug)]
 pub struct ModelName {
-    pub name: String,
+    pub name: Rc<str>,
     /// The position of its value, quotes included.
     pub at: Range<usize>,
     /// The value is text without quotes.
@@ -68,7 +69,7 @@ impl ModelName {
             }
         }
         let at = last.filter(|at| value::is_string(&body[at.clone()]))?;
-        let name = value::text(&body[at.clone()])?.into_owned();
+        let name = Rc::from(value::text(&body[at.clone()])?);
         Some(ModelName { name, at, is_field: false })
     }
 
@@ -88,7 +89,7 @@ impl ModelName {
             start += length + delimiter.len();
         }
         let at = last?;
-        let name = std::str::from_utf8(&body[at.clone()]).ok()?.to_owned();
+        let name = Rc::from(std::str::from_utf8(&body[at.clone()]).ok()?);
         Some(ModelName { name, at, is_field: true })
     }
 }
@@ -149,10 +150,7 @@ mod tests {
     #[test]
     fn a_form_has_the_model_in_a_field() {
         let found = ModelName::find(FORM.as_bytes()).expect("a model");
-        assert_eq!(
-            (found.name.as_str(), &FORM[found.at], found.is_field),
-            ("whisper", "whisper", true)
-        );
+        assert_eq!((&*found.name, &FORM[found.at], found.is_field), ("whisper", "whisper", true));
         for form in [
             &FORM[..FORM.len() - 8],
             "--x",
@@ -206,7 +204,7 @@ mod tests {
             (r#"{"messages":[{"model":"x"}]}"#, None),
         ] {
             let found = ModelName::find(body.as_bytes());
-            assert_eq!(found.as_ref().map(|model| model.name.as_str()), expected, "{body}");
+            assert_eq!(found.as_ref().map(|model| &*model.name), expected, "{body}");
             if let Some(found) = found {
                 assert_eq!(&body[found.at], format!("\"{}\"", found.name));
             }

@@ -26,10 +26,12 @@ pub struct NotJson;
 /// Replaces the model's name, if `models` (from, to) has it.
 pub fn model(body: &Bytes, name: Option<&ModelName>, models: &[(String, String)]) -> Bytes {
     let Some(ModelName { name, at, is_field }) = name else { return body.clone() };
-    let Some((_, theirs)) = models.iter().find(|(ours, _)| ours == name) else {
+    let Some((_, theirs)) = models.iter().find(|(ours, _)| **ours == **name) else {
         return body.clone();
     };
-    let mut out = Vec::with_capacity(body.len() + theirs.len() + 16);
+    // Exact for a name that needs no escape, so that the vector becomes `Bytes` without another allocation.
+    let quotes = if *is_field { 0 } else { 2 };
+    let mut out = Vec::with_capacity(body.len() - at.len() + theirs.len() + quotes);
     out.extend_from_slice(&body[..at.start]);
     if *is_field {
         out.extend_from_slice(theirs.as_bytes());

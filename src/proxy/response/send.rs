@@ -94,6 +94,7 @@ pub fn send_problem(record: &mut AccessRecord, problem: Problem) -> Response<Res
     let kind = problem.kind;
     let mut response = problem.into_response_to(&record.request_id);
     record.add_degraded_header(response.headers_mut());
+    record.set_local_body(response.body().len());
     record.finish(RequestEnd::LocalResponse(kind));
     response.map(ResponseBody::full)
 }
