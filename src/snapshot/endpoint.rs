@@ -33,7 +33,7 @@ type ModelBreakers = BTreeMap<String, Arc<BreakerCell>>;
 #[derive(Debug)]
 pub struct Endpoint {
     pub policy: model::EndpointPolicy,
-    /// `provider/endpoint`.
+    /// `provider/endpoint`, which are names or a host and port: no character that a log would escape.
     pub key: String,
     pub host: HeaderValue,
     pub target: Arc<DialTarget>,

@@ -45,7 +45,7 @@ impl AttemptRecord {
         request_began: Option<Instant>,
         trace: Option<&RequestTrace>,
     ) {
-        line.string(&keys::ENDPOINT, &self.endpoint.key);
+        line.word(&keys::ENDPOINT, &self.endpoint.key);
         if let Some(index) = self.credential
             && let Auth::Credentials(all) = &self.endpoint.policy.auth
             && let Some(credential) = all.get(index)

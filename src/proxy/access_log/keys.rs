@@ -8,6 +8,8 @@ pub struct RecordKey {
     name: &'static str,
     /// `,"name":`, one piece of known length to write.
     pub(super) json: &'static str,
+    /// The same before a string: `,"name":"`.
+    pub(super) json_string: &'static str,
     /// ` name=`; within a list, ` list.name=`.
     pub(super) text: &'static str,
     kind: &'static str,
@@ -22,6 +24,7 @@ macro_rules! record_keys {
         $($(pub const $key: RecordKey = RecordKey {
             name: $name,
             json: concat!(",\"", $name, "\":"),
+            json_string: concat!(",\"", $name, "\":\""),
             text: concat!(" ", $prefix, $name, "="),
             kind: $kind,
             unit: $unit,

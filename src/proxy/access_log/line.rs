@@ -36,22 +36,19 @@ impl<'a, const JSON: bool> LogLine<'a, JSON> {
 
     #[inline]
     fn key(&mut self, key: &RecordKey) {
-        if !JSON {
-            self.out.extend_from_slice(key.text.as_bytes());
-        } else if self.out.last() == Some(&b'{') {
-            self.out.extend_from_slice(&key.json.as_bytes()[1..]);
-        } else {
-            self.out.extend_from_slice(key.json.as_bytes());
-        }
+        self.begin_value(if JSON { key.json } else { key.text });
+    }
+
+    #[inline]
+    fn begin_value(&mut self, key: &'static str) {
+        let is_first = JSON && self.out.last() == Some(&b'{');
+        self.out.extend_from_slice(&key.as_bytes()[usize::from(is_first)..]);
     }
 
     /// A value that needs no escaping.
     #[inline]
     pub fn word(&mut self, key: &RecordKey, value: impl AsRef<[u8]>) {
-        self.key(key);
-        if JSON {
-            self.out.push(b'"');
-        }
+        self.begin_value(if JSON { key.json_string } else { key.text });
         self.out.extend_from_slice(value.as_ref());
         if JSON {
             self.out.push(b'"');
@@ -60,33 +57,36 @@ impl<'a, const JSON: bool> LogLine<'a, JSON> {
 
     #[inline]
     pub fn string(&mut self, key: &RecordKey, value: &str) {
-        self.key(key);
-        if !JSON && is_plain(value) {
-            self.out.extend_from_slice(value.as_bytes());
+        if JSON {
+            self.begin_value(key.json_string);
         } else {
-            write_string(self.out, value);
+            self.key(key);
+            if is_plain(value) {
+                self.out.extend_from_slice(value.as_bytes());
+                return;
+            }
+            self.out.push(b'"');
         }
+        write_escaped(self.out, value);
+        self.out.push(b'"');
     }
 
     #[inline]
     pub fn number(&mut self, key: &RecordKey, value: u64) {
         self.key(key);
-        let mut number = Digits::default();
-        number.push_integer(value);
-        self.out.extend_from_slice(number.text());
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// Milliseconds with three decimals.
     #[inline]
     pub fn millis(&mut self, key: &RecordKey, value: Duration) {
-        self.key(key);
         let millis = value.as_secs().saturating_mul(1000) + u64::from(value.subsec_millis());
+        self.number(key, millis);
         let micros = value.subsec_micros() % 1000;
-        let mut number = Digits::default();
-        (0..3).fold(micros, |left, _| number.push_digit(left));
-        number.push(b'.');
-        number.push_integer(millis);
-        self.out.extend_from_slice(number.text());
+        let decimals =
+            [micros / 100, micros / 10 % 10, micros % 10].map(|digit| b'0' + digit as u8);
+        self.out.push(b'.');
+        self.out.extend_from_slice(&decimals);
     }
 
     pub fn decimal(&mut self, key: &RecordKey, value: f64, places: usize) {
@@ -123,66 +123,33 @@ fn is_plain(value: &str) -> bool {
     !value.is_empty() && (value.bytes().all(is_plain_byte) || value.chars().all(is_plain_char))
 }
 
-fn write_string(out: &mut Vec<u8>, value: &str) {
-    out.push(b'"');
-    let may_need_escape = |b: u8| b < 0x20 || b == b'"' || b == b'\\' || b >= 0x7f;
-    // A fold without an early exit is vectorized.
-    if !value.bytes().fold(false, |found, b| found | may_need_escape(b)) {
+/// Bytes that may need to be escaped in a string.
+const MAY_NEED_ESCAPE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] =
+            byte < 0x20 || byte == b'"' as usize || byte == b'\\' as usize || byte >= 0x7f;
+        byte += 1;
+    }
+    table
+};
+
+/// Writes what is between the quotes of a string.
+fn write_escaped(out: &mut Vec<u8>, value: &str) {
+    // Most values are short, so that the end of a loop over vectors would cost more than a table.
+    if !value.bytes().fold(false, |found, b| found | MAY_NEED_ESCAPE[usize::from(b)]) {
         out.extend_from_slice(value.as_bytes());
-    } else {
-        let mut escaped = String::with_capacity(value.len() + 16);
-        for c in value.chars() {
-            if matches!(c, '"' | '\\') {
-                escaped.push('\\');
-            }
-            push_escaped(&mut escaped, c);
+        return;
+    }
+    let mut escaped = String::with_capacity(value.len() + 16);
+    for c in value.chars() {
+        if matches!(c, '"' | '\\') {
+            escaped.push('\\');
         }
-        out.extend_from_slice(escaped.as_bytes());
+        push_escaped(&mut escaped, c);
     }
-    out.push(b'"');
-}
-
-/// A number, written from its last digit to its first.
-struct Digits {
-    buffer: [u8; Digits::MOST],
-    start: usize,
-}
-
-impl Digits {
-    /// The digits of a `u64`, a point and three decimals.
-    const MOST: usize = 24;
-
-    fn push(&mut self, byte: u8) {
-        self.start -= 1;
-        self.buffer[self.start] = byte;
-    }
-
-    /// Writes the last digit; returns the number without it.
-    fn push_digit(&mut self, value: u32) -> u32 {
-        self.push(b'0' + (value % 10) as u8);
-        value / 10
-    }
-
-    fn push_integer(&mut self, mut value: u64) {
-        while value > u64::from(u32::MAX) {
-            self.push(b'0' + (value % 10) as u8);
-            value /= 10;
-        }
-        let mut left = self.push_digit(value as u32);
-        while left > 0 {
-            left = self.push_digit(left);
-        }
-    }
-
-    fn text(&self) -> &[u8] {
-        &self.buffer[self.start..]
-    }
-}
-
-impl Default for Digits {
-    fn default() -> Self {
-        Digits { buffer: [0; Digits::MOST], start: Digits::MOST }
-    }
+    out.extend_from_slice(escaped.as_bytes());
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ impl PassedOverList {
             return;
         }
         line.list(&keys::PASSED_OVER, written, |line, one| {
-            line.string(&keys::PASSED_ENDPOINT, &one.endpoint.key);
+            line.word(&keys::PASSED_ENDPOINT, &one.endpoint.key);
             line.word(&keys::PASSED_REASON, one.reason.as_str());
             line.number(&keys::PASSED_BEFORE, one.attempt as u64);
         });

@@ -24,7 +24,6 @@ use crate::live::quota::usage_meter::AttemptKind;
 use crate::policy::presets::generation::GenerationKind;
 use crate::policy::sections::model::ProviderPolicy;
 use crate::proxy::access_log::passed_over::PassOverReason;
-use crate::proxy::request::headers::is_encoded;
 use crate::proxy::request::rewrite;
 use crate::resilience::outcome::{AttemptClass, RetryScope, retry_scope};
 use crate::snapshot::{EndpointCandidate, Route};
@@ -377,7 +376,7 @@ pub(super) fn generates(request: &ProxyRequest, provider: &ProviderPolicy) -> bo
 pub fn generation(request: &ProxyRequest) -> Option<GenerationKind> {
     *request.attempts.generation.get_or_init(|| {
         let head = &request.head;
-        let body = request.body.original().filter(|_| !is_encoded(head.headers()));
+        let body = request.body.original().filter(|_| !head.has_encoded_body());
         let kind = GenerationKind::of_request(head.uri().path(), body.map(|body| &body[..]));
         kind.filter(|_| *head.method() == Method::POST)
     })

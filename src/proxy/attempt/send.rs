@@ -88,11 +88,12 @@ async fn send(
     };
     let (reused, peer) = (connection.is_reused(), connection.peer());
     let mut sending = connection.send(outgoing, head);
-    let by = response_deadline(request, &selection, sent, timeouts.headers, fails_over);
+    let longest = longest_wait(request, &selection, sent, fails_over);
+    let by = sent + longest.min(timeouts.headers);
     match await_head(request, &mut sending, by, &timeouts).await {
         Some(Ok((mut head, body))) => {
             let marks = prepare_response(&mut head, route, candidate);
-            let deadlines = body_deadlines(request, &selection, sent, &timeouts, fails_over);
+            let deadlines = body_deadlines(request, sent, longest, &timeouts);
             let took = clock::since(sent);
             let room = request.reservation();
             let received =
@@ -192,36 +193,32 @@ fn build_outgoing(
     Ok((uri, OutgoingRequest { is_head, is_upgrade, fails_over: false, sends_zero_length, body }))
 }
 
-/// When a part of the response is due: `limit` after the request was sent, and no later than half
-/// way to the deadline if the attempt may fail over. A probe that may fail over must not delay its
-/// request: the next candidate is tried soon, and the probe goes on in the background.
-fn response_deadline(
+/// How long a part of the response may take after the request was sent: until the deadline, or half as
+/// long if the attempt may fail over. A probe that may fail over must not delay its request: the next
+/// candidate is tried soon, and the probe goes on in the background.
+fn longest_wait(
     request: &ProxyRequest,
     selection: &Selection,
     sent: Instant,
-    limit: Duration,
     fails_over: bool,
-) -> Instant {
+) -> Duration {
     let left = request.limits.deadline().saturating_duration_since(sent);
-    let most = match fails_over {
+    match fails_over {
         true if selection.permit.is_probe() => PROBE_TIME.min(left / 2),
         true => left / 2,
         false => left,
-    };
-    sent + limit.min(most)
+    }
 }
 
 /// When the parts of the body are due.
 fn body_deadlines(
     request: &ProxyRequest,
-    selection: &Selection,
     sent: Instant,
+    longest: Duration,
     timeouts: &Timeouts,
-    fails_over: bool,
 ) -> BodyDeadlines {
-    let first_byte = timeouts.first_byte();
     BodyDeadlines {
-        first_byte: response_deadline(request, selection, sent, first_byte, fails_over),
+        first_byte: sent + longest.min(timeouts.first_byte()),
         idle: timeouts.idle,
         deadline: request.limits.deadline(),
     }

@@ -5,6 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use crate::live::breaker::cell::BreakerCell;
 use crate::policy::presets::generation::GenerationKind;
 use crate::snapshot::{EndpointCandidate, Route};
@@ -27,7 +29,8 @@ pub struct Attempts {
     pub(super) in_tier: u32,
     /// The tier was passed over before, and is the last that is tried.
     pub(super) is_back: bool,
-    pub(super) tried: Vec<TriedEndpoint>,
+    /// Most requests make one attempt.
+    pub(super) tried: SmallVec<[TriedEndpoint; 1]>,
     /// Only this provider may be tried, and why no other.
     pub(super) only_provider: Option<(usize, &'static str)>,
     /// Only providers that are known to generate this, and to do nothing else, may be tried again.
@@ -155,7 +158,7 @@ impl Attempts {
         let tried: Vec<_> = hedge.tried.into_iter().filter(new).collect();
         self.in_tier += tried.len() as u32;
         self.timed_out.extend(hedge.timed_out);
-        self.tried.splice(0..0, tried);
+        self.tried.insert_many(0, tried);
     }
 }
 

@@ -99,11 +99,22 @@ fn is_sane(id: &[u8]) -> bool {
     (1..=MAX_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
-/// Without a table, so that the compiler writes many digits at once.
 pub(super) fn hex_digits(number: u128) -> [u8; 32] {
-    let bytes = number.to_be_bytes();
-    let digit = |value: u8| value + if value < 10 { b'0' } else { b'a' - 10 };
-    std::array::from_fn(|at| digit(bytes[at / 2] >> (4 - at % 2 * 4) & 15))
+    let mut digits = [0; 32];
+    for (eight, shift) in digits.chunks_exact_mut(8).zip([96, 64, 32, 0]) {
+        eight.copy_from_slice(&eight_hex_digits((number >> shift) as u32));
+    }
+    digits
+}
+
+/// The digits of all eight bytes of a word at once.
+fn eight_hex_digits(number: u32) -> [u8; 8] {
+    let mut bytes = u64::from(number);
+    bytes = (bytes << 16 | bytes) & 0x0000_ffff_0000_ffff;
+    bytes = (bytes << 8 | bytes) & 0x00ff_00ff_00ff_00ff;
+    bytes = (bytes << 4 | bytes) & 0x0f0f_0f0f_0f0f_0f0f;
+    let past_nine = (bytes + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+    (bytes + 0x3030_3030_3030_3030 + past_nine * u64::from(b'a' - b'9' - 1)).to_be_bytes()
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@
 //! (docs/design/credentials.md). Override headers (`x-outrigger-*`) are not forwarded.
 
 use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, TE,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, Entry, FORWARDED, HOST, HeaderMap,
+    HeaderName, HeaderValue, OccupiedEntry, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    SEC_WEBSOCKET_PROTOCOL, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 
 use http::{Method, Uri, Version};
@@ -50,8 +50,10 @@ pub fn end_hop(headers: &mut HeaderMap, marks: HeaderMarks, upgrade: bool) {
         if !marks.has(HeaderMarks::CONNECTION) {
             return;
         }
-        if is_plain(headers) {
-            headers.remove(CONNECTION);
+        if let Entry::Occupied(lines) = headers.entry(CONNECTION)
+            && is_plain(&lines)
+        {
+            lines.remove();
             return;
         }
     }
@@ -75,8 +77,8 @@ pub fn end_hop(headers: &mut HeaderMap, marks: HeaderMarks, upgrade: bool) {
 }
 
 /// The only `Connection` line is `keep-alive` or `close`.
-fn is_plain(headers: &HeaderMap) -> bool {
-    let mut lines = headers.get_all(CONNECTION).iter();
+fn is_plain(lines: &OccupiedEntry<'_, HeaderValue>) -> bool {
+    let mut lines = lines.iter();
     let plain = lines.next().map(HeaderValue::as_bytes).is_some_and(|line| {
         line.eq_ignore_ascii_case(b"keep-alive") || line.eq_ignore_ascii_case(b"close")
     });
