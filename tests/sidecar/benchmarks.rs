@@ -67,10 +67,10 @@ pub fn delayed(delays: Vec<Duration>, served: &Arc<Mutex<Vec<Duration>>>) -> Beh
 #[test]
 fn percentiles_are_within_one_percent_of_what_the_provider_took() {
     let served = Arc::default();
-    // 200 ms to 695 ms, in no order.
-    let delays = (0..100).map(|n| (200 + (n * 37 % 100) * 5) * MS).collect();
+    // 400 ms to 1390 ms, in no order: one percent is more than a busy machine adds.
+    let delays = (0..100).map(|n| (400 + (n * 37 % 100) * 10) * MS).collect();
     let origin = Origin::start(delayed(delays, &served));
-    let keys = "load: { rate: 40/s, for: 5s }, thresholds: [\"p95 < 100ms\", \"error_rate < 1%\"]";
+    let keys = "load: { rate: 20/s, for: 10s }, thresholds: [\"p95 < 100ms\", \"error_rate < 1%\"]";
     let sidecar = Sidecar::start(&with_benchmark(&origin, "", keys));
     let report = done(&sidecar, &start(&sidecar));
     let mut truth: Vec<f64> =
