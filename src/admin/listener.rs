@@ -4,14 +4,23 @@
 //! number of connections is bounded, and so is the time for a head and for a request. When all
 //! connections are in use, a new one replaces the one that has been without a request for longest:
 //! clients that send nothing cannot keep scrapes and probes out.
+//!
+//! After an early response the rest of the request's body is read. A connection that closes with unread
+//! input is reset, and a client that is still sending loses the response (RFC 9112, 9.6).
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::Request;
+use axum::http::header::EXPECT;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -34,6 +43,10 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const REQUEST_TIME: Duration = Duration::from_secs(30);
 /// Time from the head of a request to the end of its response.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
+/// Most bytes that are read and dropped.
+const MAX_REST: usize = 16 << 20;
+/// Time for them.
+const REST_TIME: Duration = Duration::from_secs(2);
 /// The largest head.
 const HEAD_BYTES: usize = 64 << 10;
 
@@ -161,8 +174,19 @@ struct AdminConnection {
 impl AdminConnection {
     async fn serve(self, stream: TcpStream, router: TowerToHyperService<Router>) {
         let service = service_fn(|request: Request<Incoming>| {
-            let call = router.call(request);
-            async { Ok::<_, Infallible>(self.open.handle(self.id, call).await) }
+            let (parts, body) = request.into_parts();
+            // A client that sent `Expect` sends no body after a rejection.
+            let is_sent = !parts.headers.contains_key(EXPECT);
+            let body = AdminBody::new(body);
+            let call = router.call(Request::from_parts(parts, body.clone()));
+            let (open, id) = (&self.open, self.id);
+            async move {
+                let response = open.handle(id, call).await;
+                if is_sent {
+                    body.drop_rest().await;
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -192,5 +216,50 @@ impl AdminConnection {
 impl Drop for AdminConnection {
     fn drop(&mut self) {
         self.open.list.lock().retain(|it| it.id != self.id);
+    }
+}
+
+/// Clones read the same body.
+#[derive(Clone, Debug)]
+struct AdminBody(Arc<Mutex<Incoming>>);
+
+impl AdminBody {
+    fn new(body: Incoming) -> AdminBody {
+        AdminBody(Arc::new(Mutex::new(body)))
+    }
+
+    /// Reads what the handler left, within bounds.
+    async fn drop_rest(mut self) {
+        let read = async {
+            let mut left = MAX_REST;
+            while let Some(Ok(frame)) = self.frame().await {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                match left.checked_sub(length) {
+                    Some(rest) => left = rest,
+                    None => break,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(REST_TIME, read).await;
+    }
+}
+
+impl Body for AdminBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut *self.0.lock()).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.lock().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.lock().size_hint()
     }
 }

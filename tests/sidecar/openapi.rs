@@ -254,6 +254,24 @@ fn every_operation_rejects_bad_input_with_a_declared_problem() {
 }
 
 #[test]
+fn a_client_that_is_still_sending_receives_an_early_rejection() {
+    let a = Origin::start(Behaviour::Chat);
+    let sidecar = Sidecar::start(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
+    // More than the buffers of both sockets hold.
+    let body = Value::from("x".repeat(12 << 20));
+    for (path, status) in [
+        ("/api/none", 404),
+        ("/api/status", 405),
+        ("/api/circuit-breakers/explode/a", 404),
+        ("/api/circuit-breakers/open/a", 413),
+    ] {
+        for _ in 0..5 {
+            assert_eq!(sidecar.admin_send(&Call::json(path, &body)).status, status, "{path}");
+        }
+    }
+}
+
+#[test]
 fn unknown_paths_and_methods_are_problems() {
     let a = Origin::start(Behaviour::Chat);
     let sidecar = Sidecar::start(&policy(&[("a", &a.url(), "")], &route("providers: [a]")));
