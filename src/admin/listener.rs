@@ -43,7 +43,7 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const REQUEST_TIME: Duration = Duration::from_secs(30);
 /// Time from the head of a request to the end of its response.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
-/// Most bytes that are read and dropped.
+/// Most bytes of a body that are read and dropped after an early response.
 const MAX_REST: usize = 16 << 20;
 /// Time for them.
 const REST_TIME: Duration = Duration::from_secs(2);

@@ -125,33 +125,6 @@ impl<F> Contained<F> {
     }
 }
 
-impl<F: Future> Contained<F> {
-    /// Polls the future, and puts its output into `output`: as part of a result it would be moved
-    /// several times.
-    ///
-    /// # Errors
-    /// When the future panicked. If it is polled again, it has no output.
-    pub fn poll_into(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        output: &mut Option<F::Output>,
-    ) -> Result<(), PanicId> {
-        let mut inner = self.project().inner;
-        let polled = catch(|| {
-            if let Some(future) = inner.as_mut().as_pin_mut()
-                && let Poll::Ready(ready) = future.poll(cx)
-            {
-                *output = Some(ready);
-            }
-        });
-        if polled.is_err() {
-            let _ = catch(|| inner.set(None));
-            CURRENT.set(None);
-        }
-        polled
-    }
-}
-
 impl<F> fmt::Debug for Contained<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Contained")
@@ -162,11 +135,17 @@ impl<F: Future> Future for Contained<F> {
     type Output = Result<F::Output, PanicId>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut output = None;
-        match (self.poll_into(cx, &mut output), output) {
-            (Ok(()), None) => Poll::Pending,
-            (Ok(()), Some(output)) => Poll::Ready(Ok(output)),
-            (Err(id), _) => Poll::Ready(Err(id)),
+        let mut inner = self.project().inner;
+        let mut poll = || inner.as_mut().as_pin_mut().map(|future| future.poll(cx));
+        match catch(&mut poll) {
+            Ok(Some(polled)) => polled.map(Ok),
+            // It has panicked before.
+            Ok(None) => Poll::Pending,
+            Err(id) => {
+                let _ = catch(|| inner.set(None));
+                CURRENT.set(None);
+                Poll::Ready(Err(id))
+            }
         }
     }
 }

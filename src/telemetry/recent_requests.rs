@@ -40,7 +40,7 @@ struct RecordRing {
     newest: u64,
 }
 
-/// Records that came together. They are told apart only when they are read.
+/// Records that arrived together. A reader splits them into lines.
 #[derive(Debug)]
 struct RecordBatch {
     /// Each ends with a line feed.

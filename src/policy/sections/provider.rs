@@ -189,7 +189,8 @@ texts! {
 
 fn endpoint_name(text: &str) -> Result<String, String> {
     let is_authority = |c: char| c.is_ascii_alphanumeric() || "-_.:[]".contains(c);
-    if text.contains(':') && text.len() <= 300 && text.chars().all(is_authority) {
+    // A host has at most 253 characters, and a port 5.
+    if text.contains(':') && text.len() <= 259 && text.chars().all(is_authority) {
         return Ok(text.to_owned());
     }
     valid_name(text)

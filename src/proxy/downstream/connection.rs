@@ -295,14 +295,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = None;
-        if let Err(panic) = this.handled.poll_into(cx, &mut response) {
-            return Poll::Ready(Ok((this.panicked)(panic)));
-        }
-        match response {
-            Some(response) => Poll::Ready(response),
-            None => Poll::Pending,
-        }
+        let panicked = this.panicked;
+        this.handled.poll(cx).map(|handled| handled.unwrap_or_else(|panic| Ok(panicked(panic))))
     }
 }
 
